@@ -1,0 +1,152 @@
+"""What is to be run, as frozen values: a study, its arms, and one trial.
+
+Stdlib only. Lengths are durations (`"5ep"`, `"200up"`, `"64000ex"`, `"5%"`), kept as the
+text that the user wrote and converted once, exactly, by `batchcliff.schedules.duration`.
+`batch_size` is always the number of examples per optimizer update.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchcliff.canonical import digest, to_plain
+
+# Raised when a change of code changes what a trial computes, so that old records are not
+# taken for new ones. 1: first release.
+SEMANTICS = 1
+
+Options = tuple[tuple[str, Any], ...]
+"""Options of a technique as a sorted tuple of (name, plain value): hashable, comparable."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """Architecture by name; `widths` are channels per convolution, a tuple per block."""
+
+    name: str = "conv-net"
+    widths: tuple[tuple[int, ...], ...] = ((64, 64, 64), (128, 128, 128), (256, 256, 256))
+    init: str = "glorot-uniform"  # or "torch": kaiming_uniform(a=sqrt 5) and uniform bias
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchNorm:
+    """Which examples share statistics, and how running statistics follow them.
+
+    `group`: "global", "B/8" (eight groups of B/8 examples, as on an 8-core TPU), or an
+    integer ghost size. `momentum` is Keras': running = momentum * running + (1 - momentum)
+    * batch, once an update (PyTorch's momentum is one minus this). `running`: "mean" keeps
+    one running average fed by the mean over groups; "per-group" keeps one per group and
+    evaluates each shard of the evaluation batch with its own, as the TPU did.
+    """
+
+    eps: float = 1e-3
+    momentum: float = 0.99
+    group: str | int = "B/8"
+    running: str = "per-group"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """SGD. `form` "keras": v = m v - lr g, w += v; "torch": v = m v + g, w -= lr v."""
+
+    name: str = "sgd"
+    form: str = "keras"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything about a trial that is neither an axis of the grid nor a technique."""
+
+    model: Model = field(default_factory=Model)
+    batch_norm: BatchNorm = field(default_factory=BatchNorm)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: str = "clipped-softmax"  # or "logits"
+    augmentation: str = "as-written"  # or "as-coded", "none"
+    precision: str = "bf16"  # or "fp32", "tf32"
+    remainder: str = "drop"  # floor(N/B) updates an epoch; or "carry" across its end
+    evaluate_every: int = 1  # epochs; 0: only at the end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LrRule:
+    """lr(B) = base * scaling(B / base_batch_size); `scaling` is a name in schedules.scaling."""
+
+    base: float
+    base_batch_size: int
+    scaling: str = "linear"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decay:
+    """Decay of the lr over the run. "multistep": times `factor` at each of `at`."""
+
+    kind: str = "multistep"  # or "constant"
+    at: tuple[str, ...] = ()
+    factor: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """A named line of the plot: techniques with options, and settings that it overrides."""
+
+    name: str
+    techniques: tuple[tuple[str, Options], ...] = ()
+    settings: Options = ()  # dotted names of Settings fields, e.g. ("batch_norm.group", 32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySpec:
+    """A set of trials: every arm at every batch size with every seed."""
+
+    name: str
+    workload: str
+    batch_sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    budget: str
+    lr: LrRule
+    decay: Decay
+    arms: tuple[Arm, ...]
+    settings: Settings
+    data: str  # the name of a data set; where its files lie is no part of the study
+    reference_arm: str = "none"
+    description: str = ""
+    published: str = ""  # name of a published curve to compare with, or ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """One training run, resolved. `trial_id` names it; equal ids promise equal numbers.
+
+    `arm` is a label: it is not part of the id, since it cannot change the number.
+    """
+
+    workload: str
+    data: str
+    data_digest: str  # of the decoded arrays (data/verify.py), so the container is no matter
+    arm: str = dataclasses.field(metadata={"label": True})
+    techniques: tuple[tuple[str, Options], ...]
+    settings: Settings
+    batch_size: int
+    lr: float  # peak, after scaling
+    decay: Decay
+    budget: str
+    seed: int
+    semantics: int = SEMANTICS
+
+    def key(self) -> dict[str, Any]:
+        """Everything that may change the number, as plain JSON values."""
+        plain: dict[str, Any] = to_plain(self)
+        for f in dataclasses.fields(self):
+            if f.metadata.get("label"):
+                del plain[f.name]
+        return plain
+
+    @property
+    def trial_id(self) -> str:
+        """First 20 hex digits of the SHA-256 of the canonical key."""
+        return digest(self.key())[:20]
