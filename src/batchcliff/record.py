@@ -60,11 +60,12 @@ class Ledger:
 class Provenance:
     """Where a record came from; never part of a table of facts."""
 
-    seconds: float  # training and evaluation, compilation excluded
+    seconds: float  # training and evaluation, compilation excluded; a stack's share of it
     compile_seconds: float
     examples_per_second: float
     started: str  # UTC, ISO 8601
     stacked: int  # how many trials were trained together in one stacked model
+    workers: int = 1  # worker processes that shared the machine or the GPU with this one
     device: str  # e.g. "NVIDIA H100 80GB HBM3" or the CPU's model name
     versions: tuple[tuple[str, str], ...] = ()  # (package, version), sorted
     numerics: tuple[tuple[str, str], ...] = ()  # fingerprint of what may change bits

@@ -1,0 +1,266 @@
+"""The verbs: plan, run, status, report, export, init, doctor. The command line calls these.
+
+Each returns a frozen value and prints nothing. Importing this module imports no torch; only
+`run` and `doctor` do, when they are called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.planning import (
+    STUDIES,
+    Plan,
+    PlannedTrial,
+    folder_of,
+    plan,
+    resolved,
+    usual_workers,
+)
+from batchcliff.record import Outcome, TrialRecord
+from batchcliff.spec import StudySpec
+from batchcliff.study.cost import Cost, expected
+from batchcliff.study.printable import printable
+from batchcliff.study.progress import Progress, SilentProgress
+from batchcliff.studyfile import load_study, recipe_text
+from batchcliff.workloads import load_workload
+
+if TYPE_CHECKING:
+    from batchcliff.machine import Check
+    from batchcliff.study.store import Store
+    from batchcliff.study.supervisor import RunSummary
+
+__all__ = [
+    "CellStatus",
+    "Plan",
+    "PlannedTrial",
+    "ReportFiles",
+    "Status",
+    "doctor",
+    "export",
+    "find_study",
+    "init",
+    "plan",
+    "report",
+    "run",
+    "status",
+]
+
+FORMATS = ("csv", "json", "md")
+COUNTS = (*(outcome.value for outcome in Outcome), "missing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellStatus:
+    """How the trials of one cell ended; `counts` has every outcome, and "missing".
+
+    planned = ok + diverged + infeasible + oom + timeout + failed + missing, always.
+    """
+
+    arm: str
+    batch_size: int
+    planned: int
+    counts: dict[str, int]
+    accuracy: float | None  # mean over the ok trials, running batch-norm statistics
+
+    def __post_init__(self) -> None:
+        assert self.planned == sum(self.counts.values()), self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """How far a study is: a row for each cell."""
+
+    study: StudySpec
+    folder: Path
+    cells: tuple[CellStatus, ...]
+    quarantined: tuple[str, ...]
+    cost: Cost  # of the missing trials
+
+    @property
+    def planned(self) -> int:
+        """Trials of all cells."""
+        return sum(cell.planned for cell in self.cells)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts of all cells."""
+        return {name: sum(cell.counts[name] for cell in self.cells) for name in COUNTS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportFiles:
+    """Where a report lies, and what it says in a sentence or two."""
+
+    index: Path
+    headlines: tuple[str, ...]
+
+
+def run(
+    study: StudySpec | str | Path,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    workload: str | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Run what is missing of a study; the same call resumes one that was interrupted.
+
+    study, out, data, workload: as for `plan`; device: "auto", "cpu", "cuda" or "cuda:0";
+    workers: processes that train side by side, None for as many as fit. Returns the counts by
+    outcome, the exit code and the folder. Raises UsageError (nothing was written), DataError,
+    StorageError (resumable).
+    """
+    own = load_workload(workload) if workload else None
+    spec = resolved(study, own)
+    from batchcliff.study import supervisor
+
+    shown, exit_code = progress or SilentProgress(), 1
+    try:
+        summary = supervisor.run_study(
+            spec,
+            folder=folder_of(spec, out),
+            data=Path(data) if data else None,
+            device=device,
+            workers=workers,
+            progress=shown,
+            workload_reference=workload,
+        )
+        exit_code = summary.exit_code
+    finally:
+        shown.ended(exit_code=exit_code)
+    return summary
+
+
+def find_study(name: str | Path) -> Path:
+    """The folder of a study: a path, or a name that means studies/NAME.
+
+    Raises UsageError with the nearest study that there is.
+    """
+    from batchcliff.study.identity import STUDY
+
+    given = Path(name)
+    if "\0" not in str(name):
+        for folder in (given, STUDIES / given):
+            if (folder / STUDY).is_file():
+                return folder
+        if given.suffix == ".toml" and given.is_file():
+            return find_study(STUDIES / load_study(given).name)
+    known = sorted(p.parent.name for p in STUDIES.glob(f"*/{STUDY}"))
+    hint = did_you_mean(given.name, known) if known else " `batchcliff run` makes one."
+    raise UsageError(f"no study at {printable(name)!r}.{hint}")
+
+
+def _cells(store: Store) -> dict[tuple[str, int], list[TrialRecord | None]]:
+    """The records of each cell, under the arm's name of the plan; None for a missing one.
+
+    An arm's name is a label and no part of a trial's id, so two arms may share a record.
+    """
+    records = store.records()
+    cells: dict[tuple[str, int], list[TrialRecord | None]] = {}
+    for planned in store.planned():
+        record = records.get(planned.trial_id)
+        if record is not None and record.spec.arm != planned.arm:
+            labelled = dataclasses.replace(record.spec, arm=planned.arm)
+            record = dataclasses.replace(record, spec=labelled)
+        cells.setdefault((planned.arm, planned.batch_size), []).append(record)
+    order = {arm.name: index for index, arm in enumerate(store.study.arms)}
+    return dict(sorted(cells.items(), key=lambda item: (order.get(item[0][0], 0), item[0][1])))
+
+
+def status(study: str | Path) -> Status:
+    """How far the study in a folder is. Raises UsageError if there is none."""
+    from batchcliff.study.store import Store
+
+    folder = find_study(study)
+    with Store.open(folder) as store:
+        cells = _cells(store)
+        spec, bad = store.study, tuple(q.name for q in store.quarantined)
+    records = [record for found in cells.values() for record in found if record is not None]
+    return Status(
+        study=spec,
+        folder=folder,
+        cells=tuple(_cell_status(*cell, found) for cell, found in cells.items()),
+        quarantined=bad,
+        cost=_cost_left(cells, records),
+    )
+
+
+def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> CellStatus:
+    counts = dict.fromkeys(COUNTS, 0)
+    for record in found:
+        counts["missing" if record is None else record.outcome.value] += 1
+    ok = [r.accuracy for r in found if r and r.outcome is Outcome.OK and r.accuracy is not None]
+    return CellStatus(
+        arm=arm,
+        batch_size=batch_size,
+        planned=len(found),
+        counts=counts,
+        accuracy=math.fsum(ok) / len(ok) if ok else None,
+    )
+
+
+def _cost_left(
+    cells: dict[tuple[str, int], list[TrialRecord | None]], records: list[TrialRecord]
+) -> Cost:
+    """Of the missing trials, where each of their batch sizes has a trial that has run."""
+    examples = {r.spec.batch_size: r.ledger.examples for r in records if r.ledger}
+    missing = [size for (_, size), found in cells.items() for r in found if r is None]
+    if any(size not in examples for size in missing):
+        return Cost(seconds=None, basis="unknown until each batch size has run; see `plan`")
+    work = [(size, examples[size]) for size in missing]
+    return expected(work, records, workers=usual_workers("auto"))
+
+
+def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
+    """A row per trial as text: "csv", "json" or "md". Raises UsageError."""
+    from batchcliff.report import tables
+    from batchcliff.study.store import Store
+
+    if format not in FORMATS:
+        raise UsageError(
+            f"unknown format {printable(format)!r}.{did_you_mean(format, FORMATS)}"
+        )
+    with Store.open(find_study(study)) as store:
+        found = [r for cell in _cells(store).values() for r in cell if r is not None]
+    rows = tables.trial_rows(found)
+    if format == "csv":
+        return tables.csv_text(rows)
+    if format == "json":
+        return json.dumps(rows, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    shown = [["" if v is None else str(v) for v in row.values()] for row in rows]
+    return tables.markdown_table(tables.TRIAL_COLUMNS, shown)
+
+
+def report(study: str | Path, *, out: str | Path | None = None) -> ReportFiles:
+    """Write the report of a study, by default into its folder's report/.
+
+    Raises UsageError if there is no study, StorageError if the folder cannot be written to.
+    """
+    from batchcliff.report import write_report
+    from batchcliff.study.store import Store
+
+    folder = find_study(study)
+    with Store.open(folder) as store:
+        written = write_report(store, Path(out) if out is not None else folder / "report")
+    return ReportFiles(index=written.index, headlines=written.headlines)
+
+
+def init(recipe: str) -> str:
+    """The text of a recipe, to start a study file from. Raises UsageError."""
+    return recipe_text(recipe)
+
+
+def doctor(*, data: str | Path | None = None) -> tuple[Check, ...]:
+    """What this machine has and lacks: Python, torch, devices, memory, threads, data."""
+    from batchcliff.machine import checks
+
+    return checks(Path(data) if data else None)

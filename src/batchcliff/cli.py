@@ -1,0 +1,344 @@
+"""The command line: one verb is one function of `batchcliff.api`.
+
+Only typer is imported here; a verb imports what it needs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from batchcliff import __version__
+from batchcliff.cli_options import (
+    OUTPUT,
+    BatchSizes,
+    Budget,
+    Data,
+    Device,
+    Json,
+    Out,
+    Seeds,
+    Set,
+    StudyFolder,
+    StudySource,
+    Workers,
+    WorkloadOption,
+)
+from batchcliff.errors import BatchcliffError
+
+if TYPE_CHECKING:
+    from batchcliff.study.supervisor import RunSummary
+
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+HELP = """Measure where the batch-size cliff of a workload is, and how far warmup moves it.
+
+A batch size is the number of examples per optimizer update, always.
+
+[bold]Examples[/bold]
+
+  batchcliff run digits                    the demo, a minute on two cores
+
+  batchcliff plan article                  what would run, its arithmetic
+
+  batchcliff run article --data cifar10/   the article's study, on a GPU
+
+  batchcliff init article > my.toml        a study file to start from
+
+  batchcliff export article > trials.csv   a row per trial
+
+[bold]Exit codes[/bold]
+
+  0 every trial has an outcome (diverged is one); 3 some failed
+
+  2 bad usage, nothing written; 74 the disk refused
+
+  75, 130, 143 incomplete: the same command goes on where it stopped
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _guarded(verb: Verb) -> Verb:
+    """Errors that a user can cause or meet, as one message and the exit code of their class."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            verb(*args, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # `batchcliff export x | head`
+            _let_go_of_stdout()
+            raise typer.Exit(141) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+            raise typer.Exit(130) from None
+        except BatchcliffError as error:
+            from batchcliff.study.printable import printable
+
+            lines = [printable(line, limit=2_000) for line in str(error).splitlines()]
+            typer.echo(
+                "\n".join(["error: " + lines[0], *lines[1:]] if lines else ["error"]), err=True
+            )
+            raise typer.Exit(error.exit_code) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads: send what is still buffered nowhere, or Python complains on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _study(source: str, workload: str | None, **changes: Any) -> Any:
+    from batchcliff.studyfile import load_study
+    from batchcliff.workloads import load_workload
+
+    own = load_workload(workload) if workload else None
+    return load_study(source, workload=own, **changes)
+
+
+@app.command("plan")
+@_guarded
+def plan_verb(
+    study: StudySource,
+    data: Data = None,
+    out: Out = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    batch_sizes: BatchSizes = None,
+    budget: Budget = None,
+    workload: WorkloadOption = None,
+    as_json: Json = False,
+) -> None:
+    """Say what would run: every trial's arithmetic, what is infeasible, the expected time.
+
+    Example: batchcliff plan article --batch-sizes 1024..8192:x2
+    """
+    from batchcliff import api, show
+
+    spec = _study(
+        study,
+        workload,
+        overrides=set_ or (),
+        seeds=seeds,
+        batch_sizes=batch_sizes,
+        budget=budget,
+    )
+    found = api.plan(
+        spec, out=out, data=data, device=device, workers=workers, workload=workload
+    )
+    if as_json:
+        show.write_json(show.plan_json(found))
+    else:
+        show.show_plan(found)
+
+
+@app.command("run")
+@_guarded
+def run_verb(
+    study: StudySource,
+    data: Data = None,
+    out: Out = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
+    ] = False,
+    set_: Set = None,
+    seeds: Seeds = None,
+    batch_sizes: BatchSizes = None,
+    budget: Budget = None,
+    workload: WorkloadOption = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study, or go on with one that was interrupted: the same command does both.
+
+    Example: batchcliff run article --data cifar10/ --device cuda
+    """
+    if dry_run:
+        changed = (set_, seeds, batch_sizes, budget)
+        return plan_verb(study, data, out, device, workers, *changed, workload, as_json)
+    changes = {"seeds": seeds, "batch_sizes": batch_sizes, "budget": budget}
+    spec = _study(study, workload, overrides=set_ or (), **changes)
+    from batchcliff import api
+    from batchcliff.study.progress import make_progress
+
+    progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
+    summary = api.run(
+        spec,
+        out=out,
+        data=data,
+        device=device,
+        workers=workers,
+        workload=workload,
+        progress=progress,
+    )
+    _finish(summary, as_json)
+
+
+def _finish(summary: RunSummary, as_json: bool) -> None:
+    """Write the report, say where it lies and what it says, and exit with the run's code."""
+    from batchcliff import api, show
+
+    counts = {outcome: n for outcome, n in summary.outcomes.items() if n}
+    said: dict[str, Any] = {"folder": str(summary.folder), "outcomes": counts}
+    said["missing"] = summary.missing
+    if summary.exit_code in (0, 3, 75) and counts:
+        written = api.report(summary.folder)
+        said |= {"report": str(written.index), "headlines": list(written.headlines)}
+    if as_json:
+        import json
+
+        said |= {"event": "done", "exit_code": summary.exit_code}
+        sys.stdout.write(json.dumps(said) + "\n")
+    else:
+        ended = [f"{n} {outcome}" for outcome, n in sorted(counts.items())]
+        show.write(
+            ", ".join([*ended, *([f"{summary.missing} missing"] * bool(summary.missing))])
+        )
+        show.write(*said.get("headlines", ()))
+        if "report" in said:
+            show.write(f"report: {said['report']}")
+        if summary.exit_code >= 74:
+            show.write("incomplete; the same command goes on where it stopped")
+    sys.stdout.flush()
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command("status")
+@_guarded
+def status_verb(study: StudyFolder, as_json: Json = False) -> None:
+    """Say how far a study is: how the trials of each cell ended, and what is missing.
+
+    Example: batchcliff status digits
+    """
+    from batchcliff import api, show
+
+    found = api.status(study)
+    if as_json:
+        show.write_json(show.status_json(found))
+    else:
+        show.show_status(found)
+
+
+@app.command("report")
+@_guarded
+def report_verb(
+    study: StudyFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Default: the study's report/."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a study: one HTML file, its figures and its tables.
+
+    Example: batchcliff report digits --out /tmp/digits-report
+    """
+    from batchcliff import api, show
+
+    written = api.report(study, out=out)
+    if as_json:
+        show.write_json({"report": str(written.index), "headlines": written.headlines})
+    else:
+        show.write(*written.headlines, f"report: {written.index}")
+
+
+@app.command("export")
+@_guarded
+def export_verb(
+    study: StudyFolder,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", metavar="csv|json|md", rich_help_panel=OUTPUT)
+    ] = "csv",
+) -> None:
+    """Print a row per trial: arm, batch_size, seed, outcome, accuracy, seconds, ...
+
+    Example: batchcliff export digits --format csv > digits.csv
+    """
+    from batchcliff import api
+
+    sys.stdout.write(api.export(study, format=format_))
+
+
+@app.command("init")
+@_guarded
+def init_verb(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Without one: list the recipes.")
+    ] = None,
+) -> None:
+    """Print a recipe, to start a study file from.
+
+    Example: batchcliff init article > my.toml
+    """
+    from batchcliff import api, show
+
+    if recipe is not None:
+        sys.stdout.write(api.init(recipe))
+        return
+    from batchcliff.studyfile import load_study, recipe_names
+
+    rows = [(n, load_study(n).description.split(". ")[0]) for n in recipe_names()]
+    show.write_table(("recipe", "what it is"), rows, left=2)
+
+
+@app.command("doctor")
+@_guarded
+def doctor_verb(data: Data = None, as_json: Json = False) -> None:
+    """Say what this machine has and lacks for running studies, and what to do about it.
+
+    Example: batchcliff doctor --data cifar10/
+    """
+    from batchcliff import api, show
+
+    found = api.doctor(data=data)
+    if as_json:
+        show.write_json(found)
+    else:
+        show.show_checks(found)
+    if not all(check.fine for check in found):
+        raise typer.Exit(1)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"batchcliff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say it, and exit."),
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # LANG=C: an arm called "学習率" is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,0 +1,79 @@
+"""The arguments and options that several verbs share. Only typer is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CHANGE, PLACE, OUTPUT = "Change the study", "Where", "Output"
+StudySource = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file (TOML), or a recipe's name.")
+]
+StudyFolder = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's folder, or NAME for studies/NAME.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. --set lr.base=0.2. May be given several times.",
+        rich_help_panel=CHANGE,
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(metavar="N|LIST", help="3, or 0,4,7.", rich_help_panel=CHANGE),
+]
+BatchSizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RANGE|LIST", help="128..8192:x2, or 128,512.", rich_help_panel=CHANGE
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION", help="10ep, 2000up or 64000ex a trial.", rich_help_panel=CHANGE
+    ),
+]
+WorkloadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        metavar="MODULE:FUNCTION",
+        help="A workload of your own: a function that returns a batchcliff.Workload.",
+        rich_help_panel=CHANGE,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="A local copy of the data: archive, Parquet, image folder or .npz.",
+        rich_help_panel=PLACE,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder of the study. Default: studies/NAME.",
+        rich_help_panel=PLACE,
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0", rich_help_panel=PLACE)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Processes that train side by side. Default: as many as fit.",
+        rich_help_panel=PLACE,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON for scripts.", rich_help_panel=OUTPUT)]

@@ -1,0 +1,1 @@
+"""Built-in study files: `batchcliff init NAME` prints one, `batchcliff run NAME` runs it."""

@@ -1,0 +1,141 @@
+"""Everything that one report says, computed once from the study, its plan and its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchcliff.published import Published, load
+from batchcliff.record import TrialRecord
+from batchcliff.report import pagetables as pages
+from batchcliff.report.curves import learning_rate_curves, training_curves
+from batchcliff.report.figures import (
+    AccuracyByBatch,
+    CurvePanels,
+    Differences,
+    accuracy_figure,
+    differences_figure,
+    published_figure,
+    slots,
+)
+from batchcliff.report.join import Joined, Planned, join, planned_specs
+from batchcliff.report.ledger import (
+    EnvironmentRow,
+    LedgerRow,
+    counts_by_outcome,
+    environment_rows,
+    jpeg_note,
+    ledger_rows,
+    warnings,
+)
+from batchcliff.report.pagetables import Table
+from batchcliff.report.tables import PublishedRow, published_rows
+from batchcliff.report.words import CliffRow, cliff_rows, headline
+from batchcliff.spec import StudySpec
+from batchcliff.stats.summary import StudySummary, summarize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """One report as values. `write_report` writes it; tests read it."""
+
+    study: StudySpec
+    joined: Joined
+    summary: StudySummary
+    headline: tuple[str, ...]
+    cliffs: tuple[CliffRow, ...]
+    counts: dict[str, int]  # outcome or "missing" -> planned trials
+    accuracy: AccuracyByBatch
+    differences: Differences
+    training: tuple[CurvePanels, ...]
+    learning_rates: CurvePanels
+    published: Published | None
+    published_figure: AccuracyByBatch | None
+    published_rows: tuple[PublishedRow, ...]
+    ledger: tuple[LedgerRow, ...]
+    environment: tuple[EnvironmentRow, ...]
+    warnings: tuple[str, ...]
+    data_note: str  # "" unless the data are known to shift accuracies
+    notes: tuple[str, ...]
+    quarantined: tuple[str, ...]
+
+
+def make_content(
+    study: StudySpec,
+    records: Iterable[TrialRecord],
+    planned: Sequence[Planned],
+    *,
+    notes: Sequence[str] = (),
+    quarantined: Sequence[object] = (),
+    delta: float = 0.02,
+    level: float = 0.95,
+) -> Content:
+    """Compute a report. UsageError for an empty plan, an unknown reference arm or published
+    curve, and records that contradict each other (`stats.summarize` says which).
+    """
+    joined = join(planned, records)
+    summary = summarize(
+        joined.records, planned_specs(joined, study), study.reference_arm, delta, level
+    )
+    published = load(study.published) if study.published else None
+    slot_of = slots(joined, published)
+    ledger, places = ledger_rows(joined), environment_rows(joined.records)
+    data_note = jpeg_note(places, study.data)
+    aside = tuple(str(q) for q in quarantined)
+    return Content(
+        study=study,
+        joined=joined,
+        summary=summary,
+        headline=headline(summary),
+        cliffs=cliff_rows(summary),
+        counts=counts_by_outcome(joined),
+        accuracy=accuracy_figure(
+            study, joined, summary, slot_of, "JPEG-recompressed images" if data_note else ""
+        ),
+        differences=differences_figure(study, joined, summary, slot_of),
+        training=training_curves(joined, slot_of),
+        learning_rates=learning_rate_curves(joined, slot_of),
+        published=published,
+        published_figure=published_figure(published, slot_of) if published else None,
+        published_rows=published_rows(joined, published) if published else (),
+        ledger=ledger,
+        environment=places,
+        warnings=warnings(ledger, places, joined, aside),
+        data_note=data_note,
+        notes=(*summary.notes, *notes),
+        quarantined=aside,
+    )
+
+
+def tables(content: Content) -> dict[str, Table]:
+    """Every table of the report by name."""
+    found = [
+        pages.cliffs_table(content.cliffs, content.summary),
+        pages.wide_results_table(content.summary),
+        pages.results_table(content.summary),
+        pages.accounting_table(content.summary),
+        pages.differences_table(content.summary),
+        pages.ledger_table(content.ledger),
+        pages.outcomes_table(content.joined),
+    ]
+    if content.published is not None:
+        found.append(pages.published_table(content.published_rows, content.published))
+    return {table.name: table for table in found}
+
+
+def summary_plain(content: Content) -> dict[str, Any]:
+    """What `summary.json` holds, before it is made plain: answers and figures, no curves."""
+    return {
+        "study": content.study,
+        "headline": content.headline,
+        "summary": content.summary,
+        "counts": content.counts,
+        "figures": {"accuracy": content.accuracy, "differences": content.differences},
+        "published": content.published_rows,
+        "ledger": content.ledger,
+        "environment": content.environment,
+        "warnings": content.warnings,
+        "notes": content.notes,
+        "quarantined": content.quarantined,
+    }

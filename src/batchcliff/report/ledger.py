@@ -1,0 +1,237 @@
+"""The arithmetic of every cell, and the flags of what could pass for a cliff and is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from batchcliff.record import Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.report.join import Joined, Trial
+from batchcliff.report.text import clean, percent, plural, points
+
+# Where a flag is raised. A flag says "look here", it does not say "wrong".
+MAX_DROPPED_SHARE = 0.05  # of an epoch's examples
+MIN_UPDATES_PER_EPOCH = 10
+MIN_UPDATES = 1000
+MAX_HORIZON_SHARE = 0.10  # batch-norm horizon, of the run
+MAX_REESTIMATION = 0.02  # |accuracy_reestimated - accuracy|
+
+FLAGS = {
+    "dropped": "more than 5% of each epoch is left out",
+    "few-updates": "under 10 updates an epoch, or under 1,000 in all: too few for any arm",
+    "batch-norm-lag": "batch norm's running average spans more than 10% of the run",
+    "batch-norm-gap": "accuracy changes by over 2 points when batch-norm statistics are "
+    "re-estimated",
+    "mixed": "trials of one cell differ in their arithmetic",
+}
+"""Short name of a flag -> what it means."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerRow:
+    """The arithmetic of one cell. `flags` are keys of `FLAGS`."""
+
+    arm: str
+    batch_size: int
+    lr: float | None
+    lr_provenance: str
+    updates: int
+    updates_per_epoch: float
+    epochs: float
+    examples: int
+    dropped_share: float  # of an epoch's examples, in [0, 1]
+    batch_norm_group: int
+    batch_norm_horizon_epochs: float
+    horizon_share: float  # of the run
+    accumulation: int
+    warmup_updates: int
+    reestimated_gap: float | None  # largest |re-estimated - running| of the ok trials
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentRow:
+    """Where `trials` trials ran: one row for each different environment."""
+
+    trials: int
+    device: str
+    code: str
+    data_source: str
+    versions: tuple[tuple[str, str], ...]
+    numerics: tuple[tuple[str, str], ...]
+    stacked: tuple[int, ...]  # how many trials were trained together, every value met
+    seconds: float  # summed over the trials
+    examples_per_second: float  # largest of the trials
+
+
+def ledger_rows(joined: Joined) -> tuple[LedgerRow, ...]:
+    """One row for each cell with at least one record that has a ledger."""
+    rows = []
+    for (arm, size), trials in joined.cells().items():
+        ledgers = [t.record.ledger for t in trials if t.record and t.record.ledger]
+        if ledgers:
+            rows.append(_ledger_row(arm, size, trials, ledgers))
+    return tuple(rows)
+
+
+def _ledger_row(
+    arm: str, size: int, trials: Sequence[Trial], ledgers: Sequence[Ledger]
+) -> LedgerRow:
+    one = ledgers[0]
+    gap = _reestimated_gap(trials)
+    dropped = one.dropped_per_epoch / one.num_train if one.num_train else 0.0
+    horizon = one.batch_norm_horizon_epochs / one.epochs if one.epochs else 0.0
+    few = one.updates_per_epoch < MIN_UPDATES_PER_EPOCH or one.updates < MIN_UPDATES
+    raised = {
+        "dropped": dropped > MAX_DROPPED_SHARE,
+        "few-updates": few,
+        "batch-norm-lag": horizon > MAX_HORIZON_SHARE,
+        "batch-norm-gap": gap is not None and gap > MAX_REESTIMATION,
+        "mixed": len(set(ledgers)) > 1,
+    }
+    return LedgerRow(
+        arm=arm,
+        batch_size=size,
+        lr=next((t.record.spec.lr for t in trials if t.record), None),
+        lr_provenance=one.lr_provenance,
+        updates=one.updates,
+        updates_per_epoch=one.updates_per_epoch,
+        epochs=one.epochs,
+        examples=one.examples,
+        dropped_share=dropped,
+        batch_norm_group=one.batch_norm_group,
+        batch_norm_horizon_epochs=one.batch_norm_horizon_epochs,
+        horizon_share=horizon,
+        accumulation=one.accumulation,
+        warmup_updates=one.warmup_updates,
+        reestimated_gap=gap,
+        flags=tuple(name for name, is_up in raised.items() if is_up),
+    )
+
+
+def _reestimated_gap(trials: Iterable[Trial]) -> float | None:
+    gaps = [
+        abs(t.record.accuracy_reestimated - t.record.accuracy)
+        for t in trials
+        if t.record is not None
+        and t.record.outcome is Outcome.OK
+        and t.record.accuracy is not None
+        and t.record.accuracy_reestimated is not None
+    ]
+    return max(gaps, default=None)
+
+
+def environment_rows(records: Iterable[TrialRecord]) -> tuple[EnvironmentRow, ...]:
+    """One row for each different environment, the most used first."""
+    groups: dict[tuple[object, ...], list[Provenance]] = {}
+    for record in records:
+        if (where := record.provenance) is not None:
+            key = (where.device, where.code, where.data_source, where.versions, where.numerics)
+            groups.setdefault(key, []).append(where)
+    rows = [_environment_row(group) for group in groups.values()]
+    return tuple(sorted(rows, key=lambda r: (-r.trials, r.device, r.code, r.versions)))
+
+
+def _environment_row(group: Sequence[Provenance]) -> EnvironmentRow:
+    one = group[0]
+    return EnvironmentRow(
+        trials=len(group),
+        device=one.device,
+        code=one.code,
+        data_source=one.data_source,
+        versions=one.versions,
+        numerics=one.numerics,
+        stacked=tuple(sorted({where.stacked for where in group})),
+        seconds=sum(where.seconds for where in group),
+        examples_per_second=max(where.examples_per_second for where in group),
+    )
+
+
+def warnings(
+    rows: Sequence[LedgerRow],
+    places: Sequence[EnvironmentRow],
+    joined: Joined,
+    quarantined: Sequence[str],
+) -> tuple[str, ...]:
+    """What a reader must know before believing a fall, a sentence each, worst first."""
+    found = []
+    if quarantined:
+        found.append(
+            f"{plural(len(quarantined), 'record')} quarantined as damaged or foreign; "
+            "the trials count as missing until they have run again."
+        )
+    found += _mixtures(places)
+    for flag, meaning in FLAGS.items():
+        if cells := [r for r in rows if flag in r.flags]:
+            found.append(f"{_cells_text(cells)}: {meaning}{_worst(flag, cells)}.")
+    if joined.strangers:
+        found.append(f"{plural(joined.strangers, 'record')} outside of the plan left out.")
+    if joined.duplicates:
+        found.append(f"{plural(joined.duplicates, 'second record')} of one trial left out.")
+    return tuple(found)
+
+
+def _mixtures(places: Sequence[EnvironmentRow]) -> list[str]:
+    """Trials that differ in more than their place in the grid may not be comparable."""
+    kinds: dict[str, set[object]] = {
+        "devices": {p.device for p in places},
+        "numerics": {p.numerics for p in places},
+        "versions of batchcliff": {p.code for p in places},
+        "versions of packages": {p.versions for p in places},
+        "data sources": {p.data_source for p in places},
+    }
+    mixed = [f"{len(values)} {kind}" for kind, values in kinds.items() if len(values) > 1]
+    return [f"The trials mix {', '.join(mixed)} (see Environment)."] if mixed else []
+
+
+def _cells_text(cells: Sequence[LedgerRow]) -> str:
+    """"none at 4,096 and 8,192; warmup at 8,192", short however many cells there are."""
+    by_sizes: dict[tuple[int, ...], list[str]] = {}
+    for arm in dict.fromkeys(c.arm for c in cells):
+        sizes = tuple(c.batch_size for c in cells if c.arm == arm)
+        by_sizes.setdefault(sizes, []).append(clean(arm, 32))
+    parts = [
+        f"{_some(arms)} at {_some(f'{size:,}' for size in sizes)}"
+        for sizes, arms in by_sizes.items()
+    ]
+    shown = "; ".join(parts[:4])
+    return shown + (f"; {len(parts) - 4} more" if len(parts) > 4 else "")
+
+
+def _some(items: Iterable[str]) -> str:
+    parts = list(items)
+    return ", ".join(parts) if len(parts) <= 5 else f"{', '.join(parts[:4])} … {parts[-1]}"
+
+
+def _worst(flag: str, cells: Sequence[LedgerRow]) -> str:
+    """The largest excess behind `flag`, in brackets."""
+    if flag == "dropped":
+        return f" (up to {percent(max(c.dropped_share for c in cells), 0)})"
+    if flag == "few-updates":
+        fewest = min(cells, key=lambda c: c.updates)
+        return f" (as few as {fewest.updates:,}, {fewest.updates_per_epoch:.3g} an epoch)"
+    if flag == "batch-norm-lag":
+        return f" (up to {percent(max(c.horizon_share for c in cells), 0)})"
+    if flag == "batch-norm-gap":
+        gap = max(c.reestimated_gap or 0.0 for c in cells)
+        return f" (by up to {points(gap, 1).lstrip('+')})"
+    return ""
+
+
+def jpeg_note(places: Sequence[EnvironmentRow], data: str = "") -> str:
+    """A sentence for results from JPEG-recompressed images; "" for all others."""
+    text = " ".join([data, *(p.data_source for p in places)]).casefold()
+    if "jpeg" not in text and "jpg" not in text:
+        return ""
+    return (
+        "The images were JPEG-recompressed: accuracies lie a few points under those of the "
+        "original data set, on the plateau as well."
+    )
+
+
+def counts_by_outcome(joined: Joined) -> dict[str, int]:
+    """How many planned trials ended how, "missing" for none yet; zeros left out."""
+    found = Counter(t.record.outcome.value if t.record else "missing" for t in joined.trials)
+    order = [*(o.value for o in Outcome), "missing"]
+    return {name: found[name] for name in order if found[name]}

@@ -1,0 +1,230 @@
+"""The tables of the page and of `results.md`, as values: texts in rows, ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchcliff.published import Published
+from batchcliff.record import Outcome
+from batchcliff.report.join import Joined
+from batchcliff.report.ledger import LedgerRow
+from batchcliff.report.tables import PublishedRow
+from batchcliff.report.text import NOTHING, batch, clean, display_names, number, percent, points
+from batchcliff.report.words import CliffRow
+from batchcliff.stats.intervals import Estimate
+from batchcliff.stats.summary import StudySummary
+
+OUTCOME_ROWS = 200  # at most this many failed trials are listed one by one
+COUNTS = ("planned", "ok", "diverged", "infeasible", "oom", "timeout", "failed", "missing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A table to be read: `rows[i][0]` names its row, `text` columns are aligned left."""
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: tuple[int, ...] = (0,)  # indices of columns that hold words
+
+
+def cliffs_table(rows: Sequence[CliffRow], summary: StudySummary) -> Table:
+    """Both cliffs of each arm and how far they moved."""
+    lost = f"{100 * summary.delta:g} points"
+    level = f"{summary.level:.0%}"
+    return Table(
+        name="cliffs",
+        caption=f"Cliffs as batch sizes. Tolerance: the mean falls {lost} below the plateau of "
+        f"“{clean(summary.reference_arm, 32)}”. Collapse: half of the trials fail. Shift: "
+        f"factor of batch size against that arm. Intervals: {level}.",
+        header=("arm", "tolerance cliff", "interval", "shift", "collapse cliff", "interval",
+                "shift"),
+        rows=tuple(
+            (clean(r.arm, 60), r.tolerance, r.tolerance_interval, r.tolerance_shift,
+             r.collapse, r.collapse_interval, r.collapse_shift)
+            for r in rows
+        ),
+    )  # fmt: skip
+
+
+def mean_text(estimate: Estimate) -> str:
+    """ "91.75% ± 0.30" (half the interval, points), "91.75%" without one, or a dash."""
+    if estimate.value is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return percent(estimate.value)
+    return f"{percent(estimate.value)} ± {100 * (estimate.high - estimate.low) / 2:.2f}"
+
+
+def results_table(summary: StudySummary) -> Table:
+    """Accuracy by arm and batch size: an arm a row of cells, a batch size a line."""
+    names = display_names(arm.arm for arm in summary.arms)
+    rows = [
+        (
+            names[arm.arm],
+            f"{c.cell.batch_size:,}",
+            mean_text(c.mean),
+            str(c.cell.ok),
+            NOTHING if not c.cell.measured else f"{c.failing} of {c.cell.measured}",
+            _best_worst(c.cell.accuracies),
+        )
+        for arm in summary.arms
+        for c in arm.cells
+    ]
+    return Table(
+        name="results",
+        caption=f"Test accuracy over the n trials that ended ok: mean ± half of the "
+        f"{summary.level:.0%} t interval, in points. Failing: diverged, or ended below "
+        f"{percent(summary.floor, 1)}.",
+        header=("arm", "batch size", "accuracy", "n", "failing", "lowest to highest"),
+        rows=tuple(rows),
+    )
+
+
+def _best_worst(accuracies: Sequence[float]) -> str:
+    if len(accuracies) < 2:
+        return NOTHING
+    return f"{percent(min(accuracies))} to {percent(max(accuracies))}"
+
+
+def wide_results_table(summary: StudySummary) -> Table:
+    """The article's form: a batch size a row, an arm a column."""
+    names = display_names(arm.arm for arm in summary.arms)
+    cells = {(a.arm, c.cell.batch_size): c for a in summary.arms for c in a.cells}
+    sizes = sorted({size for _, size in cells})
+    rows = []
+    for size in sizes:
+        texts = []
+        for arm in summary.arms:
+            cell = cells.get((arm.arm, size))
+            text = NOTHING if cell is None else mean_text(cell.mean)
+            bad = 0 if cell is None else cell.cell.measured - cell.cell.ok
+            texts.append(text + (f", {bad} diverged" if bad else ""))
+        rows.append((f"{size:,}", *texts))
+    return Table(
+        name="accuracy",
+        caption=f"Test accuracy, mean ± half of the {summary.level:.0%} interval in points",
+        header=("batch size", *names.values()),
+        rows=tuple(rows),
+        text=(),
+    )
+
+
+def accounting_table(summary: StudySummary) -> Table:
+    """How every planned trial ended; each row's counts add up to its planned ones."""
+    cells = [(arm.arm, c.cell) for arm in summary.arms for c in arm.cells]
+    sums = {name: sum(getattr(cell, name) for _, cell in cells) for name in COUNTS}
+    assert sums["planned"] == sum(sums[name] for name in COUNTS[1:]), sums
+    names = display_names(arm.arm for arm in summary.arms)
+    rows = [
+        (names[arm], f"{cell.batch_size:,}", *(str(getattr(cell, name)) for name in COUNTS))
+        for arm, cell in cells
+    ]
+    rows.append(("all", "", *(str(sums[name]) for name in COUNTS)))
+    return Table(
+        name="accounting",
+        caption="Accounting: planned = ok + diverged + infeasible + oom + timeout + failed + "
+        "missing, in every row",
+        header=("arm", "batch size", *COUNTS),
+        rows=tuple(rows),
+    )
+
+
+def published_table(rows: Sequence[PublishedRow], published: Published) -> Table:
+    """A published table beside ours."""
+    return Table(
+        name="published",
+        caption=f"{published.source}, beside this study: {published.metric}. Difference: ours "
+        "minus published, in percentage points.",
+        header=("arm", "batch size", "published", "ours", "n", "not ok", "difference"),
+        rows=tuple(
+            (r.arm, f"{r.batch_size:,}", percent(r.published), percent(r.ours), str(r.n),
+             str(r.not_ok), points(r.difference))
+            for r in rows
+        ),
+    )  # fmt: skip
+
+
+def differences_table(summary: StudySummary) -> Table:
+    """Arm minus reference arm at each batch size."""
+    names = display_names(arm.arm for arm in summary.arms)
+    rows = [
+        (
+            names[arm.arm],
+            f"{d.batch_size:,}",
+            points(d.difference.value),
+            NOTHING
+            if d.difference.low is None
+            else f"{points(d.difference.low)} to {points(d.difference.high)}",
+            str(d.difference.n),
+            clean(d.difference.note, 120),
+        )
+        for arm in summary.arms
+        for d in arm.differences
+    ]
+    return Table(
+        name="differences",
+        caption=f"Arm minus “{clean(summary.reference_arm, 32)}”, percentage points, paired by "
+        f"seed; {summary.level:.0%} interval",
+        header=("arm", "batch size", "difference", "interval", "pairs", "note"),
+        rows=tuple(rows),
+        text=(0, 5),
+    )
+
+
+def ledger_table(rows: Sequence[LedgerRow]) -> Table:
+    """The arithmetic of every cell with its flags."""
+    names = display_names(row.arm for row in rows)
+    return Table(
+        name="ledger",
+        caption="What each trial of a cell was given. A flag says: look here before believing "
+        "a fall.",
+        header=("arm", "batch size", "peak lr", "where it comes from", "updates", "an epoch",
+                "warmup updates", "dropped", "examples a norm group", "norm horizon, epochs",
+                "accumulation", "re-estimated gap", "flags"),
+        rows=tuple(
+            (names[r.arm], f"{r.batch_size:,}", number(r.lr), clean(r.lr_provenance, 60),
+             number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
+             percent(r.dropped_share, 1), number(r.batch_norm_group),
+             number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
+             points(r.reestimated_gap, 1).lstrip("+"), ", ".join(r.flags))
+            for r in rows
+        ),
+        text=(0, 3, 12),
+    )  # fmt: skip
+
+
+def outcomes_table(joined: Joined) -> Table:
+    """The trials that did not end ok, one by one, at most `OUTCOME_ROWS` of them."""
+    bad = [
+        (t, t.record)
+        for t in joined.trials
+        if t.record is not None and t.record.outcome is not Outcome.OK
+    ]
+    names = display_names(joined.arms)
+    more = len(bad) - OUTCOME_ROWS
+    return Table(
+        name="outcomes",
+        caption="Trials that did not end ok. Divergence is a measurement: it says something "
+        "about the setting."
+        + (f" The first {OUTCOME_ROWS}; {more:,} more in results.csv." if more > 0 else ""),
+        header=("arm", "batch size", "seed", "outcome", "first bad update", "of", "reason"),
+        rows=tuple(
+            (names[t.arm], f"{t.batch_size:,}", str(t.seed), r.outcome.value,
+             number(r.first_bad_update), number(r.ledger.updates if r.ledger else None),
+             clean(r.reason, 200))
+            for t, r in bad[:OUTCOME_ROWS]
+        ),
+        text=(0, 3, 6),
+    )  # fmt: skip
+
+
+def missing_text(joined: Joined) -> str:
+    """Which planned trials have no record, in one line; "" if none."""
+    missing = [t for t in joined.trials if t.record is None]
+    names = display_names(joined.arms)
+    shown = [f"{names[t.arm]} {batch(t.batch_size)} seed {t.seed}" for t in missing[:6]]
+    more = len(missing) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")

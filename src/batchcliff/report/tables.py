@@ -1,0 +1,156 @@
+"""Tables as values and as text: the accounting, the results, rows for CSV, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchcliff.published import Published
+from batchcliff.record import TrialRecord
+from batchcliff.report.join import Joined, ok_accuracies
+from batchcliff.report.text import clean, percent, points
+
+TRIAL_COLUMNS = (
+    "arm", "batch_size", "seed", "outcome", "accuracy", "accuracy_reestimated", "test_loss",
+    "train_loss", "updates", "planned_updates", "examples", "epochs", "seconds",
+    "compile_seconds", "examples_per_second", "lr", "budget", "first_bad_update", "workload",
+    "data", "precision", "device", "reason", "trial_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedRow:
+    """One cell of a published table beside ours. Shares; None where one side has none."""
+
+    arm: str
+    batch_size: int
+    published: float | None
+    ours: float | None  # mean over ok trials
+    n: int
+    not_ok: int  # recorded trials of the cell that did not end ok
+    difference: float | None  # ours - published
+
+
+def published_rows(joined: Joined, published: Published) -> tuple[PublishedRow, ...]:
+    """The published cells, arm by arm, beside the mean of our ok trials at the same place."""
+    cells = joined.cells()
+    rows = []
+    for arm in published.arms:
+        for point in arm.points:
+            trials = cells.get((arm.name, point.batch_size), ())
+            values = ok_accuracies(trials)
+            ours = math.fsum(values) / len(values) if values else None
+            rows.append(
+                PublishedRow(
+                    arm=arm.name,
+                    batch_size=point.batch_size,
+                    published=point.accuracy,
+                    ours=ours,
+                    n=len(values),
+                    not_ok=sum(t.record is not None for t in trials) - len(values),
+                    difference=None if ours is None else ours - point.accuracy,
+                )
+            )
+    return tuple(rows)
+
+
+def trial_rows(records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """One dict a record with the keys of `TRIAL_COLUMNS`; None where there is no value.
+
+    Accuracies are shares in [0, 1]; `updates` were applied, `planned_updates` were to be;
+    `examples` = updates applied * batch size. Sorted by arm, batch size, seed and id.
+    """
+    rows = [_trial_row(record) for record in records]
+    rows.sort(key=lambda r: (r["arm"], r["batch_size"], r["seed"], r["trial_id"]))
+    return rows
+
+
+def _trial_row(record: TrialRecord) -> dict[str, Any]:
+    spec, ledger, where = record.spec, record.ledger, record.provenance
+    row: dict[str, Any] = {
+        "arm": spec.arm,
+        "batch_size": spec.batch_size,
+        "seed": spec.seed,
+        "outcome": record.outcome.value,
+        "accuracy": record.accuracy,
+        "accuracy_reestimated": record.accuracy_reestimated,
+        "test_loss": record.test_loss,
+        "train_loss": record.train_loss,
+        "updates": record.updates,
+        "planned_updates": ledger.updates if ledger else None,
+        "examples": record.updates * spec.batch_size,
+        "epochs": ledger.epochs if ledger else None,
+        "seconds": where.seconds if where else None,
+        "compile_seconds": where.compile_seconds if where else None,
+        "examples_per_second": where.examples_per_second if where else None,
+        "lr": spec.lr,
+        "budget": spec.budget,
+        "first_bad_update": record.first_bad_update,
+        "workload": spec.workload,
+        "data": spec.data,
+        "precision": spec.settings.precision,
+        "device": where.device if where else None,
+        "reason": record.reason,
+        "trial_id": record.trial_id,
+    }
+    return {key: _finite(value) for key, value in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def csv_cell(value: Any) -> str:
+    """One CSV cell: "" for None and non-finite numbers, floats at full precision.
+
+    A string that a spreadsheet would run as a formula gets a leading apostrophe.
+    """
+    value = _finite(value)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "backslashreplace").decode()
+        return "'" + text if text[:1] in tuple("=+-@\t\r") else text
+    return str(value)
+
+
+def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str] = TRIAL_COLUMNS) -> str:
+    """Rows as CSV (RFC 4180, comma, CRLF) under a header line."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
+    return out.getvalue()
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub table; the first column is aligned left, the others right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    lines = [[markdown_cell(cell) for cell in row] for row in [header, *rows]]
+    lines.insert(1, rule)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def markdown_cell(text: str) -> str:
+    """`text` as it reads, whatever it holds: no HTML, no link, no end of the cell."""
+    shown = clean(text)
+    for character in "\\`*_[]<>|&#!~$@":
+        shown = shown.replace(character, f"\\{character}" if character not in "<>&|" else
+                              {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "\\|"}[character])
+    return shown
+
+
+def published_markdown(rows: Sequence[PublishedRow]) -> str:
+    """The published table beside ours, as Markdown."""
+    return markdown_table(
+        ["arm", "batch size", "published", "ours (mean)", "n", "difference, points"],
+        [
+            [r.arm, f"{r.batch_size:,}", percent(r.published), percent(r.ours), str(r.n),
+             points(r.difference)]
+            for r in rows
+        ],
+    )  # fmt: skip

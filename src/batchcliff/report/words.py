@@ -1,0 +1,181 @@
+"""Estimates as sentences: what the report answers, said no stronger than it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchcliff.report.text import batch, clean, listed, percent
+from batchcliff.stats.compare import Shift
+from batchcliff.stats.intervals import Estimate
+from batchcliff.stats.summary import ArmSummary, StudySummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CliffRow:
+    """One arm's cliffs as texts for the table under the answer."""
+
+    arm: str
+    tolerance: str
+    tolerance_interval: str
+    tolerance_shift: str
+    collapse: str
+    collapse_interval: str
+    collapse_shift: str
+
+
+def open_ends(estimate: Estimate) -> tuple[bool, bool]:
+    """Whether the interval is open towards small and towards large batch sizes."""
+    return estimate.unbounded in ("low", "both"), estimate.unbounded in ("high", "both")
+
+
+def cliff_text(estimate: Estimate) -> str:
+    """A cliff as a batch size: "890", "> 8,192", "< 128", "512 to 1,024", or a dash."""
+    if estimate.value is None:
+        return "–"
+    if estimate.censored:
+        sign = {"above": ">", "below": "<"}[estimate.censored]
+        return f"{sign} {batch(estimate.value)}"
+    if not estimate.has_interval and estimate.bracket is not None:
+        low, high = estimate.bracket
+        return f"{batch(low)} to {batch(high)}"
+    return batch(estimate.value)
+
+
+def interval_text(estimate: Estimate, factor: bool = False) -> str:
+    """The interval in words, "" where there is none."""
+    if not estimate.has_interval:
+        return ""
+
+    def end(value: float | None) -> str:
+        return "–" if value is None else (f"{value:.2f}" if factor else batch(value))
+
+    open_low, open_high = open_ends(estimate)
+    if open_low and open_high:
+        return "unbounded on this grid"
+    if open_high:
+        return f"at least {end(estimate.low)}"
+    if open_low:
+        return f"at most {end(estimate.high)}"
+    return f"{end(estimate.low)} to {end(estimate.high)}"
+
+
+def shift_text(shift: Shift | None) -> str:
+    """ "×2.03 (1.62 to 2.41)", "> ×1.50", or a dash."""
+    if shift is None or shift.factor.value is None:
+        return "–"
+    sign = {"": "", "above": "≥ ", "below": "≤ "}[shift.factor.censored]
+    interval = interval_text(shift.factor, factor=True)
+    return f"{sign}×{shift.factor.value:.2f}" + (f" ({interval})" if interval else "")
+
+
+def cliff_rows(summary: StudySummary) -> tuple[CliffRow, ...]:
+    """The cliffs of every arm."""
+    return tuple(
+        CliffRow(
+            arm=arm.arm,
+            tolerance=cliff_text(arm.tolerance),
+            tolerance_interval=interval_text(arm.tolerance) or "–",
+            tolerance_shift=shift_text(arm.tolerance_shift),
+            collapse=cliff_text(arm.collapse),
+            collapse_interval=interval_text(arm.collapse) or "–",
+            collapse_shift=shift_text(arm.collapse_shift),
+        )
+        for arm in summary.arms
+    )
+
+
+def headline(summary: StudySummary) -> tuple[str, ...]:
+    """The answer: the largest shift there is evidence for first, then each arm's cliff.
+
+    Every sentence carries its interval, or says why it has none.
+    """
+    if not any(c.cell.measured for arm in summary.arms for c in arm.cells):
+        return ("No trial has been measured yet: there is no answer to give.",)
+    sentences = [_shift_sentence(arm, summary) for arm in summary.arms if arm.tolerance_shift]
+    sentences += [_arm_sentence(arm, summary) for arm in summary.arms]
+    sentences += [_collapse_sentence(summary)]
+    if max(c.cell.measured for arm in summary.arms for c in arm.cells) == 1:
+        sentences.append(
+            "One seed a cell: no interval can be given, and a fall at one batch size may be "
+            "chance. Run at least 3 seeds before deciding on it."
+        )
+    return tuple(s for s in sentences if s)
+
+
+def _arm_sentence(arm: ArmSummary, summary: StudySummary) -> str:
+    name, estimate = f"“{clean(arm.arm, 32)}”", arm.tolerance
+    lost = f"{100 * summary.delta:g} points"
+    if estimate.value is None:
+        return f"{name}: no cliff can be given ({clean(estimate.note, 200) or 'no data'})."
+    plateau = f"the plateau of {percent(summary.plateau, 1)}"
+    if estimate.censored == "above":
+        return (
+            f"{name} stays within {lost} of {plateau} up to {batch(estimate.value)}, the "
+            f"largest batch size measured: its cliff was not reached{_bound(estimate)}."
+        )
+    if estimate.censored == "below":
+        return (
+            f"{name} lies more than {lost} under {plateau} at {batch(estimate.value)} already, "
+            f"the smallest batch size measured{_bound(estimate)}."
+        )
+    if not estimate.has_interval and estimate.bracket is not None:
+        return f"{name} falls {lost} below {plateau} between {_bracket(estimate)}."
+    return (
+        f"{name} falls {lost} below {plateau} at batch size {batch(estimate.value)}"
+        f"{_bound(estimate)}."
+    )
+
+
+def _bracket(estimate: Estimate) -> str:
+    assert estimate.bracket is not None
+    return listed(f"{size:,}" for size in estimate.bracket)
+
+
+def _bound(estimate: Estimate) -> str:
+    text = interval_text(estimate)
+    return f" ({estimate.level:.0%} interval: {text})" if text else ""
+
+
+def _shift_sentence(arm: ArmSummary, summary: StudySummary) -> str:
+    """What the arm does to the cliff; whichever of the two cliffs tells more."""
+    name, reference = f"“{clean(arm.arm, 32)}”", f"“{clean(summary.reference_arm, 32)}”"
+    shifts = [s for s in (arm.tolerance_shift, arm.collapse_shift) if s is not None]
+    known = [s for s in shifts if s.factor.value is not None]
+    if not known:
+        notes = {s.factor.note for s in shifts if s.factor.note}
+        why = f": {clean(sorted(notes)[0], 200)}" if notes else ""
+        return f"How far {name} moves the cliff of {reference} cannot be said{why}."
+    said = [_one_shift(s) for s in known]
+    return f"Against {reference}, {name} {listed(said)}."
+
+
+def _one_shift(shift: Shift) -> str:
+    factor, cliff = shift.factor, f"the {shift.kind} cliff"
+    value = factor.value or 0.0
+    size = {"": "", "above": "at least ", "below": "at most "}[factor.censored] + f"×{value:.2f}"
+    if not factor.has_interval:
+        return f"moves {cliff} by {size} (one seed: no interval)"
+    level = f"{factor.level:.0%} interval {interval_text(factor, factor=True)}"
+    if factor.covers(1.0):
+        return f"shows no certain move of {cliff} ({size}, {level}, which includes ×1)"
+    direction = "to larger batches" if value > 1 else "to smaller batches"
+    return f"moves {cliff} {direction} by {size} ({level})"
+
+
+def _collapse_sentence(summary: StudySummary) -> str:
+    parts = []
+    for arm in summary.arms:
+        estimate, name = arm.collapse, f"“{clean(arm.arm, 32)}”"
+        if estimate.value is None:
+            continue
+        if estimate.censored == "above":
+            parts.append(f"not up to {batch(estimate.value)} in {name}")
+        elif estimate.censored == "below":
+            parts.append(f"below {batch(estimate.value)} in {name}")
+        elif not estimate.has_interval and estimate.bracket is not None:
+            parts.append(f"between {_bracket(estimate)} in {name}")
+        else:
+            parts.append(f"at {batch(estimate.value)} in {name}{_bound(estimate)}")
+    if not parts:
+        return ""
+    return f"Half of the trials fail (diverge, or end far under the plateau) {listed(parts)}."

@@ -1,0 +1,189 @@
+"""What the verbs return, as text for people and as plain values for `--json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from batchcliff.canonical import to_plain
+from batchcliff.study.printable import printable
+from batchcliff.study.progress import duration_text
+
+if TYPE_CHECKING:
+    from batchcliff.api import Status
+    from batchcliff.machine import Check
+    from batchcliff.planning import Plan, PlannedTrial
+    from batchcliff.study.cost import Cost
+
+PIPE_WIDTH = 160  # columns where the output is no terminal and nothing need be cut
+
+
+def write_json(value: Any) -> None:
+    """`value` (dataclasses allowed) as one JSON document on standard output."""
+    sys.stdout.write(json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def write(*lines: str) -> None:
+    """Lines on standard output, with nothing in them that a terminal acts on."""
+    for line in lines:
+        sys.stdout.write(printable(line, limit=10_000) + "\n")
+
+
+def write_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
+    """A table with its first `left` columns aligned to the left."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else PIPE_WIDTH)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if index < left else "right")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    if terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def cost_text(cost: Cost) -> str:
+    """The expected time, and what it was computed from."""
+    if cost.seconds is None:
+        return f"expected time: {cost.basis}"
+    return f"expected time: {duration_text(cost.seconds)} of training ({cost.basis})"
+
+
+def show_plan(plan: Plan) -> None:
+    """A row for each cell, what is infeasible and why, and the expected time."""
+    study = plan.study
+    todo = len(plan.trials) - plan.done - plan.infeasible
+    write(
+        f"study {study.name}: {len(plan.trials)} trials = {len(study.arms)} arms x "
+        f"{len(study.batch_sizes)} batch sizes x {len(study.seeds)} seeds; workload "
+        f"{study.workload}, data {study.data}, {study.budget} each",
+        f"data: {plan.data_source}",
+        f"folder: {plan.folder}",
+        "",
+    )
+    header = ("arm", "batch", "learning rate", "updates/epoch", "updates", "warmup updates",
+              "norm group", "left out", "trials")  # fmt: skip
+    write_table(header, [_plan_row(cell) for cell in _cells(plan)])
+    write(
+        "",
+        "batch: examples per update; norm group: examples that share batch-norm statistics; "
+        "left out: examples that an epoch skips",
+    )
+    for reason in dict.fromkeys(t.infeasible for t in plan.trials if t.infeasible):
+        write(f"infeasible: {reason}")
+    write(f"to run: {todo}, done: {plan.done}, infeasible: {plan.infeasible}")
+    write(cost_text(plan.cost))
+    if plan.differences:
+        write("", "The folder holds another study, so `run` will refuse (name one with --out):")
+        write(*(f"  {line}" for line in plan.differences))
+
+
+def _cells(plan: Plan) -> list[list[PlannedTrial]]:
+    """Trials that differ in the seed alone: arms as in the file, batch sizes ascending."""
+    order = {arm.name: index for index, arm in enumerate(plan.study.arms)}
+    cells: dict[tuple[int, int], list[PlannedTrial]] = {}
+    for trial in plan.trials:
+        cells.setdefault((order[trial.spec.arm], trial.spec.batch_size), []).append(trial)
+    return [cells[key] for key in sorted(cells)]
+
+
+def _plan_row(cell: list[PlannedTrial]) -> tuple[str, ...]:
+    first = cell[0]
+    head = (first.spec.arm, str(first.spec.batch_size), first.lr_provenance)
+    if (ledger := first.ledger) is None:
+        return (*head, "", "", "", "", "", f"{len(cell)} infeasible")
+    done = sum(bool(trial.outcome) for trial in cell)
+    counted = f"{len(cell)} ({done} done)" if done else str(len(cell))
+    warmup = str(ledger.warmup_updates) if ledger.warmup_updates else "none"
+    return (
+        *head,
+        f"{ledger.updates_per_epoch:g}",
+        str(ledger.updates),
+        warmup,
+        str(ledger.batch_norm_group),
+        str(ledger.dropped_per_epoch),
+        counted,
+    )
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values, for scripts."""
+    return {
+        "study": to_plain(plan.study),
+        "folder": str(plan.folder),
+        "data_source": plan.data_source,
+        "trials": [
+            {
+                "trial_id": t.spec.trial_id if t.spec.data_digest else None,
+                "arm": t.spec.arm,
+                "batch_size": t.spec.batch_size,
+                "seed": t.spec.seed,
+                "lr": t.spec.lr,
+                "lr_provenance": t.lr_provenance,
+                "ledger": to_plain(t.ledger),
+                "infeasible": t.infeasible or None,
+                "outcome": t.outcome or None,
+            }
+            for t in plan.trials
+        ],
+        "to_run": len(plan.trials) - plan.done - plan.infeasible,
+        "done": plan.done,
+        "infeasible": plan.infeasible,
+        "expected_seconds": plan.cost.seconds,
+        "expected_basis": plan.cost.basis,
+        "differences": list(plan.differences),
+    }
+
+
+def show_status(status: Status) -> None:
+    """A row for each cell: how its trials ended, and the mean accuracy of those that are ok."""
+    write(f"study {status.study.name} in {status.folder}", "")
+    total = status.counts
+    shown = [name for name in total if name in ("ok", "missing") or total[name]]
+    rows = []
+    for cell in status.cells:
+        accuracy = "" if cell.accuracy is None else f"{cell.accuracy:.4f}"
+        counts = [str(cell.counts[name]) for name in shown]
+        rows.append((cell.arm, str(cell.batch_size), str(cell.planned), *counts, accuracy))
+    rows.append(("all", "", str(status.planned), *(str(total[name]) for name in shown), ""))
+    write_table(("arm", "batch size", "planned", *shown, "mean accuracy"), rows)
+    for name in status.quarantined:
+        write(f"quarantined: {name} was damaged; its trial runs again")
+    if total["missing"]:
+        write("", cost_text(status.cost))
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """The status as plain values, for scripts."""
+    return {
+        "study": status.study.name,
+        "folder": str(status.folder),
+        "planned": status.planned,
+        "counts": status.counts,
+        "cells": to_plain(status.cells),
+        "quarantined": list(status.quarantined),
+        "expected_seconds": status.cost.seconds,
+        "expected_basis": status.cost.basis,
+    }
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """A line for each check, then what to do."""
+    rows = [("ok" if c.fine else "MISSING", c.what, c.found) for c in checks]
+    write_table(("", "what", "found"), rows, left=3)
+    advice = [c for c in checks if c.advice]
+    if advice:
+        write("")
+    for check in advice:
+        write(f"{check.what}: {check.advice}")

@@ -1,0 +1,126 @@
+"""Trial records grouped into cells: one arm at one batch size, every seed accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from batchcliff.errors import UsageError
+from batchcliff.record import Outcome, TrialRecord
+from batchcliff.spec import TrialSpec
+
+ACCURACIES = {"running": "accuracy", "reestimated": "accuracy_reestimated"}
+"""Which batch-norm statistics the accuracy was measured with: name -> record field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One arm at one batch size. `accuracies[i]` is of the ok trial with `seeds[i]`.
+
+    Asserts planned = ok + diverged + infeasible + oom + timeout + failed + missing.
+    """
+
+    arm: str
+    batch_size: int
+    seeds: tuple[int, ...]  # of the ok trials, ascending
+    accuracies: tuple[float, ...]  # shares in [0, 1], ok trials only
+    diverged_seeds: tuple[int, ...]  # ascending
+    planned: int
+    ok: int
+    diverged: int
+    infeasible: int
+    oom: int
+    timeout: int
+    failed: int
+    missing: int
+
+    def __post_init__(self) -> None:
+        outcomes = self.ok + self.diverged + self.infeasible + self.oom
+        outcomes += self.timeout + self.failed
+        assert self.planned == outcomes + self.missing, self
+        assert self.ok == len(self.seeds) == len(self.accuracies), self
+        assert self.diverged == len(self.diverged_seeds), self
+
+    @property
+    def measured(self) -> int:
+        """Trials that say something about the setting: ok and diverged."""
+        return self.ok + self.diverged
+
+    @property
+    def lost(self) -> int:
+        """Planned trials that say nothing about it: oom, timeout, failed, missing."""
+        return self.oom + self.timeout + self.failed + self.missing
+
+    def values(self, diverged_as: float) -> dict[int, float]:
+        """Seed -> accuracy over the measured trials, a diverged one taken as `diverged_as`."""
+        pairs = dict(zip(self.seeds, self.accuracies, strict=True))
+        return dict(sorted((pairs | dict.fromkeys(self.diverged_seeds, diverged_as)).items()))
+
+
+def make_cells(
+    records: Iterable[TrialRecord], planned: Sequence[TrialSpec], accuracy: str = "running"
+) -> tuple[Cell, ...]:
+    """Cells of every planned (arm, batch size): arms in planned order, batches ascending.
+
+    A planned trial finds its record by trial id, so a record may serve two arms that are
+    the same experiment; records outside of the plan are ignored. `accuracy` is "running"
+    or "reestimated". Raises UsageError for an unknown `accuracy`, two records of one trial,
+    two planned trials with one (arm, batch size, seed), and an ok record whose accuracy is
+    missing, NaN, or outside [0, 1].
+    """
+    if accuracy not in ACCURACIES:
+        raise UsageError(f"accuracy {accuracy!r} is unknown: write {' or '.join(ACCURACIES)}")
+    by_id: dict[str, TrialRecord] = {}
+    for record in records:
+        if record.trial_id in by_id:
+            raise UsageError(f"two records of trial {record.trial_id}: keep one of them")
+        by_id[record.trial_id] = record
+    groups: dict[str, dict[int, dict[int, TrialRecord | None]]] = {}
+    for spec in planned:
+        seeds = groups.setdefault(spec.arm, defaultdict(dict))[spec.batch_size]
+        if spec.seed in seeds:
+            raise UsageError(
+                f"arm {spec.arm!r}, batch size {spec.batch_size}: seed {spec.seed} is planned "
+                "twice (do the two differ in learning rate? choose one before the statistics)"
+            )
+        seeds[spec.seed] = by_id.get(spec.trial_id)
+    return tuple(
+        _make_cell(arm, batch_size, groups[arm][batch_size], accuracy)
+        for arm in groups
+        for batch_size in sorted(groups[arm])
+    )
+
+
+def _make_cell(
+    arm: str, batch_size: int, by_seed: dict[int, TrialRecord | None], accuracy: str
+) -> Cell:
+    found = [(seed, record) for seed, record in sorted(by_seed.items()) if record is not None]
+    ok = [(seed, _accuracy(r, accuracy)) for seed, r in found if r.outcome is Outcome.OK]
+    count = Counter(record.outcome for _, record in found)
+    return Cell(
+        arm=arm,
+        batch_size=batch_size,
+        seeds=tuple(seed for seed, _ in ok),
+        accuracies=tuple(value for _, value in ok),
+        diverged_seeds=tuple(s for s, r in found if r.outcome is Outcome.DIVERGED),
+        planned=len(by_seed),
+        ok=len(ok),
+        diverged=count[Outcome.DIVERGED],
+        infeasible=count[Outcome.INFEASIBLE],
+        oom=count[Outcome.OOM],
+        timeout=count[Outcome.TIMEOUT],
+        failed=count[Outcome.FAILED],
+        missing=len(by_seed) - len(found),
+    )
+
+
+def _accuracy(record: TrialRecord, accuracy: str) -> float:
+    value = getattr(record, ACCURACIES[accuracy])
+    if value is None or not isfinite(value) or not 0.0 <= value <= 1.0:
+        raise UsageError(
+            f"trial {record.trial_id} is ok but its {ACCURACIES[accuracy]} is {value}; "
+            "an ok trial has a share between 0 and 1"
+        )
+    return float(value)

@@ -1,0 +1,51 @@
+"""Whether two arms, or two studies, may be compared: they must differ in the arm alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from batchcliff.errors import UsageError
+from batchcliff.spec import TrialSpec
+
+ARM_KEYS = ("techniques", "settings")  # parts of a trial's key that an arm may change
+
+
+def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tuple[str, ...]:
+    """Settings that differ between two arms' trials of equal batch size and seed.
+
+    An arm may change its techniques and, declared, settings: the latter are returned as
+    sentences for the reader. Anything else that differs (workload, data, lr, budget, ...)
+    raises UsageError that names it with both values: the shift would not be the arm's.
+    """
+    others = {(spec.batch_size, spec.seed): spec for spec in base}
+    notes: dict[str, str] = {}
+    for spec in arm:
+        other = others.get((spec.batch_size, spec.seed))
+        if other is None:
+            continue
+        for path, mine, theirs in _differences(spec.key(), other.key(), ""):
+            root = path.split(".")[0]
+            where = f"{path} ({spec.arm}: {mine!r}, {other.arm}: {theirs!r})"
+            if root not in ARM_KEYS:
+                raise UsageError(
+                    f"arms {spec.arm!r} and {other.arm!r} differ in more than the arm, at "
+                    f"batch size {spec.batch_size}, seed {spec.seed}: {where}"
+                )
+            if root == "settings":
+                notes[path] = f"arms {spec.arm!r} and {other.arm!r} also differ in {where}"
+    return tuple(notes[path] for path in sorted(notes))
+
+
+def _differences(mine: Any, theirs: Any, path: str) -> list[tuple[str, Any, Any]]:
+    """Dotted paths at which two plain values differ, with both values."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        names = sorted(mine.keys() | theirs.keys())
+        return [
+            found
+            for name in names
+            for found in _differences(
+                mine.get(name), theirs.get(name), f"{path}.{name}" if path else name
+            )
+        ]
+    return [] if mine == theirs else [(path, mine, theirs)]

@@ -1,0 +1,249 @@
+"""Everything that a report says about a study, as one value: `summarize`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.record import TrialRecord
+from batchcliff.spec import TrialSpec
+from batchcliff.stats.cells import Cell, make_cells
+from batchcliff.stats.cliff import (
+    CliffDraws,
+    Reference,
+    collapse_cliff,
+    draw_cliffs,
+    make_reference,
+    tolerance_cliff,
+)
+from batchcliff.stats.comparable import check_comparable
+from batchcliff.stats.compare import (
+    KINDS,
+    PairedDifference,
+    Shift,
+    adjust,
+    draw_pair,
+    paired_differences,
+    shift,
+)
+from batchcliff.stats.draws import Curve, make_curve
+from batchcliff.stats.intervals import Estimate, mean_interval, share_interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellSummary:
+    """One point of the plot: the cell, and what is estimated from it.
+
+    mean: of the ok trials' accuracies. mean_with_failures: of ok and diverged ones, the
+    latter at chance (what the tolerance cliff follows). failing: trials that diverged or
+    ended below the floor; failure_share: their share of the measured, exact interval.
+    """
+
+    cell: Cell
+    mean: Estimate
+    mean_with_failures: Estimate
+    failing: int
+    failure_share: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmSummary:
+    """One line of the plot. Shifts and differences are empty for the reference arm."""
+
+    arm: str
+    cells: tuple[CellSummary, ...]  # batch sizes ascending, every planned one
+    tolerance: Estimate  # batch size
+    collapse: Estimate  # batch size
+    tolerance_shift: Shift | None
+    collapse_shift: Shift | None
+    differences: tuple[PairedDifference, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySummary:
+    """What a study found. Accuracies are shares in [0, 1]; cliffs are batch sizes.
+
+    threshold = plateau - delta is the line of the tolerance cliff, `floor` that of failing;
+    both None where the reference arm measured nothing. `notes` are for the reader: what is
+    missing, mixed, or out of the ordinary.
+    """
+
+    reference_arm: str
+    accuracy: str  # "running" or "reestimated" batch-norm statistics
+    delta: float
+    level: float
+    chance: float | None
+    plateau: float | None
+    threshold: float | None
+    floor: float | None
+    arms: tuple[ArmSummary, ...]
+    notes: tuple[str, ...]
+
+    def arm(self, name: str) -> ArmSummary:
+        """The arm called `name`; UsageError with the nearest name otherwise."""
+        for found in self.arms:
+            if found.arm == name:
+                return found
+        names = [found.arm for found in self.arms]
+        raise UsageError(f"no arm {name!r} in this study.{did_you_mean(name, names)}")
+
+
+def summarize(
+    records: Iterable[TrialRecord],
+    planned: Sequence[TrialSpec],
+    reference_arm: str,
+    delta: float = 0.02,
+    level: float = 0.95,
+    *,
+    accuracy: str = "running",
+    floor: float | None = None,
+) -> StudySummary:
+    """Cells, cliffs and shifts of a study from its records and its plan.
+
+    `delta` and `floor` are shares of accuracy; `floor` defaults to halfway between chance
+    and the reference plateau. Raises UsageError for bad arguments, an unknown reference
+    arm, contradictory records, and arms that differ in more than the arm.
+    """
+    found = list(records)
+    arms = list(dict.fromkeys(spec.arm for spec in planned))
+    if reference_arm not in arms:
+        hint = did_you_mean(reference_arm, arms)
+        raise UsageError(f"reference arm {reference_arm!r} is not planned.{hint}")
+    cells = make_cells(found, planned, accuracy)
+    notes = _notes(found, planned, cells)
+    notes += _check_arms(planned, arms, reference_arm)
+    chance = _chance(found)
+    curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
+    reference = make_reference(curves[reference_arm], chance or 0.0, delta, level, floor)
+    if reference.problem:
+        notes.append(reference.problem)
+    others = [arm for arm in arms if arm != reference_arm]
+    drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
+    shifts = adjust(
+        [shift(curves[arm], reference, kind, drawn[arm]) for arm in others for kind in KINDS]
+    )
+    return StudySummary(
+        reference_arm=reference_arm,
+        accuracy=accuracy,
+        delta=delta,
+        level=level,
+        chance=chance,
+        plateau=reference.plateau,
+        threshold=reference.threshold,
+        floor=reference.floor,
+        arms=tuple(
+            _arm_summary(cells, curves[arm], reference, drawn[arm], shifts) for arm in arms
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _drawn(curve: Curve, reference: Reference) -> tuple[CliffDraws, CliffDraws] | None:
+    """One drawing serves the arm's cliffs and its shifts; None where nothing can be drawn."""
+    base = reference.curve
+    if reference.problem or base is None or not curve.batch_sizes:
+        return None
+    return draw_cliffs(base, reference) if curve is base else draw_pair(curve, reference)
+
+
+def _arm_summary(
+    cells: Sequence[Cell],
+    curve: Curve,
+    reference: Reference,
+    drawn: tuple[CliffDraws, CliffDraws] | None,
+    shifts: Sequence[Shift],
+) -> ArmSummary:
+    base = reference.curve
+    arm, mine = curve.arm, None if drawn is None else drawn[0]
+    own = {s.kind: s for s in shifts if s.arm == arm}
+    return ArmSummary(
+        arm=arm,
+        cells=tuple(_cell_summary(cell, curve, reference) for cell in cells if cell.arm == arm),
+        tolerance=tolerance_cliff(curve, reference, mine),
+        collapse=collapse_cliff(curve, reference, mine),
+        tolerance_shift=own.get("tolerance"),
+        collapse_shift=own.get("collapse"),
+        differences=(
+            ()
+            if base is None or arm == base.arm
+            else paired_differences(curve, base, reference.level)
+        ),
+    )
+
+
+def _cell_summary(cell: Cell, curve: Curve, reference: Reference) -> CellSummary:
+    level, failing = reference.level, 0
+    if cell.measured:
+        k = curve.batch_sizes.index(cell.batch_size)
+        failing = len(curve.failing(k, 0.0 if reference.floor is None else reference.floor))
+    both = list(cell.values(reference.chance).values())
+    mean_all = mean_interval(both, level, "mean over seeds, diverged at chance")
+    if cell.diverged and cell.measured > 1:
+        note = f"{cell.diverged} of {cell.measured} diverged: t interval is rough"
+        mean_all = dataclasses.replace(mean_all, note=note)
+    return CellSummary(
+        cell=cell,
+        mean=mean_interval(cell.accuracies, level),
+        mean_with_failures=mean_all,
+        failing=failing,
+        failure_share=share_interval(failing, cell.measured, level),
+    )
+
+
+def _check_arms(planned: Sequence[TrialSpec], arms: list[str], reference_arm: str) -> list[str]:
+    by_arm: dict[str, list[TrialSpec]] = defaultdict(list)
+    for spec in planned:
+        by_arm[spec.arm].append(spec)
+    return [
+        note
+        for arm in arms
+        if arm != reference_arm
+        for note in check_comparable(by_arm[arm], by_arm[reference_arm])
+    ]
+
+
+def _chance(records: Sequence[TrialRecord]) -> float | None:
+    """1 / number of classes, from the ledgers; None where no record has one."""
+    classes = {r.ledger.num_classes for r in records if r.ledger is not None}
+    if len(classes) > 1:
+        raise UsageError(f"records differ in num_classes: {sorted(classes)}; not one study")
+    if not classes:
+        return None
+    count = classes.pop()
+    if count < 2:
+        raise UsageError(f"records have num_classes {count}: accuracy needs at least 2")
+    return 1.0 / count
+
+
+def _notes(
+    records: Sequence[TrialRecord], planned: Sequence[TrialSpec], cells: Sequence[Cell]
+) -> list[str]:
+    """What a reader must know before believing a figure: gaps and mixtures."""
+    notes = []
+    outside = {r.trial_id for r in records} - {spec.trial_id for spec in planned}
+    if outside:
+        notes.append(f"{len(outside)} records are outside of the plan and were left out")
+    for name in ("missing", "oom", "timeout", "failed", "infeasible"):
+        count = sum(getattr(cell, name) for cell in cells)
+        if count:
+            total = sum(cell.planned for cell in cells)
+            notes.append(f"{count} of {total} planned trials: {name}; not in any average")
+    return notes + _mixed(records)
+
+
+def _mixed(records: Sequence[TrialRecord]) -> list[str]:
+    """One sentence per fingerprint that is not the same in all records."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    fingerprints = [dict(r.provenance.numerics) for r in records if r.provenance is not None]
+    for fingerprint in fingerprints:
+        for name in set().union(*fingerprints):
+            seen[name].add(fingerprint.get(name, "not said"))
+    return [
+        f"mixed numerics: {name} is {', '.join(sorted(values))}; trials of one seed are no "
+        "longer exact pairs"
+        for name, values in sorted(seen.items())
+        if len(values) > 1
+    ]

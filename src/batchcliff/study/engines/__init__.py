@@ -1,0 +1,1 @@
+"""Engines place trials: on this machine's worker processes (local)."""

@@ -1,0 +1,185 @@
+"""Runs what a study still misses, and survives everything.
+
+Resuming is a set difference (planned minus recorded). This process is the only one that
+writes records; workers train. Killed at any moment, it leaves whole records and free leases,
+and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchcliff.errors import Infeasible, UsageError
+from batchcliff.provenance import code_name
+from batchcliff.record import Ledger, Outcome, TrialRecord
+from batchcliff.spec import StudySpec, TrialSpec
+from batchcliff.study import grid
+from batchcliff.study.dispatch import Dispatcher, Interrupted
+from batchcliff.study.material import Material, load_material
+from batchcliff.study.progress import Progress
+from batchcliff.study.store import Planned, Store
+from batchcliff.training.arithmetic import ledger
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """How a run ended: trials by outcome, those without one, and the exit code."""
+
+    counts: dict[str, int]
+    missing: int
+    exit_code: int
+    folder: Path
+
+
+def plan_trials(
+    study: StudySpec, material: Material
+) -> tuple[list[TrialSpec], dict[str, Ledger], list[TrialRecord]]:
+    """All trials, the arithmetic of those that can run, and records of those that cannot."""
+    specs = grid.trials(study, material.dataset.digest, material.workload_digest)
+    ledgers: dict[str, Ledger] = {}
+    infeasible = []
+    for spec in specs:
+        provenance = grid.provenance_of(study, spec.batch_size)
+        try:
+            ledgers[spec.trial_id] = ledger(spec, material.facts, provenance)
+        except Infeasible as error:
+            infeasible.append(
+                TrialRecord(spec=spec, outcome=Outcome.INFEASIBLE, reason=str(error))
+            )
+    return specs, ledgers, infeasible
+
+
+def default_workers(device: str) -> int:
+    """A process per core on a CPU; three on a GPU, where one compiles while others train."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 3
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is the GPU if there is one; others are checked. UsageError if there is none."""
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
+    found = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if found else "cpu"
+    name, _, number = device.partition(":")
+    if name != "cuda" or not (number == "" or number.isdecimal()):
+        raise UsageError(f"--device {device}: write auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= found:
+        raise UsageError(
+            f"--device {device}: torch {torch.__version__} sees {found} CUDA devices"
+        )
+    return device
+
+
+def _may_have_gpu() -> bool:
+    """False where the kernel shows no NVIDIA device, which saves importing torch to ask."""
+    return any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg")) or os.name == "nt"
+
+
+def run_study(
+    study: StudySpec,
+    *,
+    folder: Path,
+    data: Path | None,
+    device: str,
+    workers: int | None,
+    progress: Progress,
+    workload_reference: str | None = None,
+    accept_code_change: bool = False,
+) -> RunSummary:
+    """Run or resume `study` in `folder` until every trial has an outcome.
+
+    Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
+    Raises UsageError and DataError before anything is written, StorageError (resumable).
+    """
+    material = load_material(workload_reference, study.data, data)
+    specs, ledgers, infeasible = plan_trials(study, material)
+    dataset = material.dataset
+    about = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "classes": list(dataset.class_names),
+    }
+    with Store.create(
+        folder, study, about, code_name(), accept_code_change=accept_code_change
+    ) as store:
+        store.extend([Planned.of(spec) for spec in specs], study)
+        device = resolve_device(device)
+        width = workers or default_workers(device)
+        done = store.records()
+        unique = {spec.trial_id: spec for spec in specs}
+        progress.started(
+            total=len(unique),
+            done=len(done.keys() & unique.keys()),
+            examples=sum(item.examples for item in ledgers.values()),
+            examples_done=sum(ledgers[i].examples for i in done if i in ledgers),
+        )
+        for item in store.quarantined:
+            progress.note(f"quarantined {item}")
+        for record in infeasible:
+            if record.trial_id not in done:
+                store.publish(record)
+                progress.finished(record)
+        missing = [unique[c.trial_id] for c in store.missing() if c.trial_id in ledgers]
+        setup = {
+            "workload": workload_reference,
+            "data": study.data,
+            "location": str(data) if data else None,
+            "digest": dataset.digest,
+            "device": device,
+            "threads": 1,
+            "workers": min(width, max(len(missing), 1)),
+            "code": code_name(),
+            "environment": environment(device, width),
+        }
+        dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
+        stopped = _until_signalled(dispatcher, missing)
+        return _summary(store, unique, stopped)
+
+
+def environment(device: str, workers: int) -> dict[str, str]:
+    """Variables of a worker: one thread each on a CPU, a fair share of compilers on a GPU."""
+    if device == "cpu":
+        return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    share = max(2, len(os.sched_getaffinity(0)) // workers)
+    return {"TORCHINDUCTOR_COMPILE_THREADS": str(share)}
+
+
+def _until_signalled(dispatcher: Dispatcher, missing: list[TrialSpec]) -> int | None:
+    """Run; the number of the signal that ended it, or None."""
+
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    former = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        dispatcher.run(missing)
+    except Interrupted as interruption:
+        return interruption.number
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return None
+
+
+def _summary(store: Store, unique: dict[str, TrialSpec], stopped: int | None) -> RunSummary:
+    records = {i: r for i, r in store.records().items() if i in unique}
+    outcomes = Counter(str(record.outcome) for record in records.values())
+    missing = len(unique) - len(records)
+    if stopped is not None:
+        code = 128 + stopped
+    elif missing:
+        code = 75
+    else:
+        code = 3 if outcomes[Outcome.FAILED] else 0
+    return RunSummary(
+        counts=dict(outcomes), missing=missing, exit_code=code, folder=store.folder
+    )

@@ -1,0 +1,186 @@
+"""The worker process: jobs in, records out. `python -m batchcliff.study.worker FD`.
+
+Messages from the supervisor: a 4-byte length and canonical JSON; the first sets up, every
+later one is a job. Messages to it: a line of JSON each: "ready", "progress", "record",
+"error". The process ends when the supervisor closes the socket, and is killed by the kernel
+when the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from batchcliff.canonical import canonical_json, from_plain, parse_json, to_plain
+from batchcliff.record import Ledger
+from batchcliff.spec import TrialSpec
+from batchcliff.study.engines.local import HEADER
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux); check for a race."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Channel:
+    """The worker's end of the socket."""
+
+    def __init__(self, fd: int) -> None:
+        self.socket = socket.socket(fileno=fd)
+
+    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+        """The next message and the descriptors that came with it; None at the end."""
+        header, descriptors, _, _ = socket.recv_fds(self.socket, HEADER.size, 64)
+        while 0 < len(header) < HEADER.size:
+            header += self.socket.recv(HEADER.size - len(header))
+        if not header:
+            return None
+        (size,) = HEADER.unpack(header)
+        parts = b""
+        while len(parts) < size:
+            more = self.socket.recv(size - len(parts))
+            if not more:
+                return None
+            parts += more
+        return parse_json(parts), descriptors
+
+    def send(self, event: str, **fields: Any) -> None:
+        """One line. Non-finite floats travel as in records."""
+        self.socket.sendall(canonical_json({"event": event, **fields}) + b"\n")
+
+
+class Station:
+    """What a worker keeps between jobs: the data on the device, and one prepared shape."""
+
+    def __init__(self, channel: Channel, setup: dict[str, Any]) -> None:
+        import torch
+
+        from batchcliff.data.resident import Resident
+        from batchcliff.study.material import load_material
+
+        self.channel, self.setup = channel, setup
+        self.device = torch.device(setup["device"])
+        if self.device.type == "cpu":
+            torch.set_num_threads(setup["threads"])
+        else:
+            torch.backends.cudnn.benchmark = True
+        location = Path(setup["location"]) if setup["location"] else None
+        self.material = load_material(setup["workload"], setup["data"], location)
+        if self.material.dataset.digest != setup["digest"]:
+            raise RuntimeError(
+                f"the data changed under the study: {setup['digest']} when it was planned, "
+                f"{self.material.dataset.digest} now"
+            )
+        self.resident = Resident.of(self.material.dataset, self.device)
+        self.prepared: Any = None
+
+    def work(self, job: dict[str, Any]) -> None:
+        """Train the job's trials and send a record for each."""
+        from batchcliff.training.arithmetic import shape_key
+        from batchcliff.training.prepare import prepare
+        from batchcliff.training.trial import run_trials
+
+        specs = [from_plain(TrialSpec, plain) for plain in job["specs"]]
+        ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
+        # Two networks side by side are the least: from there on a network's bits do not
+        # depend on how many are beside it (tests/training/test_twin_stack.py).
+        alone = self.device.type != "cpu" or self.material.build is not None
+        stack = 1 if alone else max(2, len(specs))
+        ready = self.prepared
+        if ready is None or ready.key != shape_key(specs[0]) or ready.stack != stack:
+            self.prepared = ready = None  # free its memory first
+            classes = self.material.dataset.num_classes
+            ready = prepare(
+                specs[0],
+                self.resident,
+                num_classes=classes,
+                stack=stack,
+                user_build=self.material.build,
+            )
+            self.prepared = ready
+        groups = [[i] for i in range(len(specs))] if stack == 1 else [list(range(len(specs)))]
+        for group in groups:
+            ids = [specs[i].trial_id for i in group]
+            start = time.monotonic()
+
+            def progress(
+                done: int, updates: int, ids: list[str] = ids, start: float = start
+            ) -> None:
+                seconds = time.monotonic() - start
+                self.channel.send(
+                    "progress", ids=ids, done=done, updates=updates, seconds=seconds
+                )
+
+            self.channel.send("started", ids=ids)
+            records = run_trials(
+                [specs[i] for i in group],
+                [ledgers[i] for i in group],
+                self.resident,
+                ready,
+                on_progress=progress,
+                code=self.setup["code"],
+                data_source=self.material.dataset.source,
+                workers=self.setup["workers"],
+            )
+            for record in records:
+                self.channel.send("record", record=to_plain(record))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def main(fd: int) -> int:
+    """Serve until the socket closes; 0, or 1 after an error that ends the process."""
+    die_with_parent()
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(fd)
+    message = channel.receive()
+    if message is None:
+        return 0
+    station: Station | None = None
+    try:
+        station = Station(channel, message[0])
+        channel.send("ready")
+        while (message := channel.receive()) is not None:
+            job, leases = message
+            station.work(job)
+            for lease in leases:
+                os.close(lease)
+            channel.send("idle")
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        channel.send(
+            "error",
+            kind=type(error).__name__,
+            message=str(error)[:2000],
+            trace=traceback.format_exc()[-8000:],
+            out_of_memory=is_out_of_memory(error),
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,349 @@
+"""From the keys of a study file to a `StudySpec`: defaults from the workload, arms resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import typing
+from collections.abc import Collection
+from fractions import Fraction
+from typing import Any
+
+from batchcliff.errors import NoEffect, UsageError, did_you_mean
+from batchcliff.schedules.duration import Duration, parse_duration
+from batchcliff.spec import Arm, Decay, LrRule, Options, Settings, StudySpec
+from batchcliff.studyfile.document import Document, Path_, show, unknown
+from batchcliff.studyfile.schema import (
+    REQUIRED,
+    Problem,
+    SettingsTable,
+    StudyTable,
+    read,
+    read_option,
+)
+from batchcliff.techniques import TECHNIQUES, technique, techniques
+from batchcliff.workloads import WORKLOADS, Workload
+
+MAX_MESSAGES = 10
+
+
+def build(document: Document, own: Workload | None, data_names: Collection[str]) -> StudySpec:
+    """The study that a document describes, with everything that it leaves out filled in.
+
+    own: a workload of the user's own (`--workload module:function`), which replaces the one
+    that the document names. data_names: the data sets that exist.
+    Raises UsageError with one line for each thing that is wrong (at most 10), sorted by line;
+    NoEffect for an arm that overrides a setting with the value it has anyway.
+    """
+    table, problems = read(StudyTable, document.data, document)
+    raise_all(problems, document)
+    raise_all(_missing(document, table, own), document)
+    base = own or _workload(document, table["workload"])
+    settings = merged(base.settings, table.get("settings", {}))
+    _check_settings(document, settings, ("settings",))
+    budget = table.get("budget", base.budget)
+    study = StudySpec(
+        name=table["name"],
+        workload=base.name,
+        batch_sizes=table["batch_sizes"],
+        seeds=table["seeds"],
+        budget=budget,
+        lr=dataclasses.replace(base.lr, **table.get("lr", {})),
+        decay=_decay(document, table.get("decay", {}), base.decay, budget),
+        arms=_arms(document, table["arms"], settings),
+        settings=settings,
+        data=_data(document, table.get("data"), base, data_names),
+        reference_arm=_reference(document, table),
+        description=table.get("description", "").strip(),
+        published=_published(document, table.get("published", base.published)),
+    )
+    _check_rule(document, study.lr, study.arms)
+    return study
+
+
+def raise_all(problems: list[Problem], document: Document) -> None:
+    """One UsageError for all problems, in the order of the file."""
+    if not problems:
+        return
+    lines = [text for _, text in sorted(problems, key=lambda p: document.line(p[0]))]
+    more = len(lines) - MAX_MESSAGES
+    tail = [f"... and {more} more"] if more > 0 else []
+    raise UsageError("\n".join(lines[:MAX_MESSAGES] + tail))
+
+
+def _missing(document: Document, table: dict[str, Any], own: Workload | None) -> list[Problem]:
+    needed = REQUIRED if own else (*REQUIRED, "workload")
+    problems: list[Problem] = []
+    for name in needed:
+        if name not in table:
+            example = StudyTable.model_fields[name].examples
+            text = f"missing key. Write e.g. {name} = {(example or [''])[0]}."
+            problems.append(((name,), document.message((name,), text)))
+        elif name == "arms" and not table["arms"]:
+            text = "no arm. Write at least one, e.g. [arms.none]"
+            problems.append((("arms",), document.message(("arms",), text)))
+    return problems
+
+
+def _workload(document: Document, name: str) -> Workload:
+    if name in WORKLOADS:
+        return WORKLOADS[name]
+    text = unknown("workload", name, WORKLOADS)
+    if ":" in name:
+        text = (
+            "a study file never imports code. Leave the key out and give your own workload on "
+            f"the command line: --workload {name}"
+        )
+    raise document.fail(("workload",), text, value=name)
+
+
+def _data(document: Document, name: str | None, base: Workload, known: Collection[str]) -> str:
+    if name is None or name == base.data_name:
+        return base.data_name
+    if name not in known:
+        raise document.fail(("data",), unknown("data set", name, known), value=name)
+    if callable(base.data):
+        text = f"the workload {base.name!r} brings its own data. Leave this key out."
+        raise document.fail(("data",), text, value=name)
+    return name
+
+
+def _published(document: Document, name: str) -> str:
+    from batchcliff import published
+
+    if name and name not in published.names():
+        text = unknown("published curve", name, published.names())
+        raise document.fail(("published",), text, value=name)
+    return name
+
+
+def _reference(document: Document, table: dict[str, Any]) -> str:
+    arms = list(table["arms"])
+    name = table.get("reference_arm")
+    if name is None:
+        if len(arms) == 1:
+            return str(arms[0])
+        if "none" in arms:
+            return "none"
+        text = (
+            "missing key, and no arm is called 'none'. Write the arm that the others are "
+            f"compared with: reference_arm = {show(arms[0])}."
+        )
+        raise document.fail(("reference_arm",), text)
+    if name not in arms:
+        text = f"no arm has this name.{did_you_mean(name, arms)}"
+        raise document.fail(("reference_arm",), text, value=name)
+    return str(name)
+
+
+def _share(duration: str, budget: str) -> Fraction | None:
+    """A duration as a share of the run, or None where that depends on data and batch size."""
+    length, run = parse_duration(duration), parse_duration(budget)
+    if length.unit == "%":
+        return length.value / 100
+    return length.value / run.value if length.unit == run.unit else None
+
+
+def _decay(document: Document, given: dict[str, Any], base: Decay, budget: str) -> Decay:
+    decay = dataclasses.replace(base, **given)
+    if decay.kind == "constant":
+        for key in ("at", "factor"):
+            if key in given:
+                text = (
+                    'a constant rate has none. Leave the key out, or write kind = "multistep".'
+                )
+                raise document.fail(("decay", key), text, value=given[key])
+        return Decay(kind="constant")
+    if not decay.at:
+        text = 'missing key. Write e.g. at = ["60%", "85%"].'
+        raise document.fail(("decay", "at"), text)
+    path: Path_ = ("decay", "at") if "at" in given else ("budget",)
+    for point in decay.at:
+        share = _share(point, budget)
+        if share is not None and not 0 < share < 1:
+            text = f'{point} is not inside of the run of {budget}. Write e.g. ["60%", "85%"].'
+            raise document.fail(path, text, value=list(decay.at))
+    for first, second in itertools.pairwise(decay.at):
+        one, two = parse_duration(first), parse_duration(second)
+        shares = (_share(first, budget), _share(second, budget))
+        a, b = (one.value, two.value) if one.unit == two.unit else shares
+        if a is not None and b is not None and a >= b:
+            text = f"{second} does not come after {first}: write the points in ascending order."
+            raise document.fail(path, text, value=list(decay.at))
+    return decay
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, so that specs can be hashed and compared."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def merged(base: Any, given: dict[str, Any]) -> Any:
+    """A (nested) settings dataclass with the fields of `given` replaced."""
+    changes = {
+        name: merged(getattr(base, name), value) if isinstance(value, dict) else frozen(value)
+        for name, value in given.items()
+    }
+    return dataclasses.replace(base, **changes)
+
+
+def flat(given: dict[str, Any]) -> dict[str, Any]:
+    """Nested tables as dotted names: {"optimizer": {"form": ..}} -> {"optimizer.form": ..}."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": item for inner, item in flat(value).items()}
+        else:
+            found[name] = frozen(value)
+    return found
+
+
+def _check_settings(document: Document, settings: Settings, path: Path_) -> None:
+    norm = settings.batch_norm
+    if norm.running == "per-group" and not str(norm.group).startswith("B/"):
+        raise document.fail(
+            (*path, "batch_norm"),
+            f'running = "per-group" needs a fixed number of groups, such as group = "B/8", and '
+            f'the group is {show(norm.group)}. Write running = "mean" too.',
+        )
+    if settings.optimizer.nesterov and settings.optimizer.momentum == 0:
+        raise document.fail(
+            (*path, "optimizer"),
+            "nesterov = true with momentum = 0 changes nothing. Write e.g. momentum = 0.9.",
+        )
+
+
+def _arms(document: Document, tables: dict[str, Any], base: Settings) -> tuple[Arm, ...]:
+    problems: list[Problem] = []
+    arms: list[Arm] = []
+    seen: dict[tuple[Any, Settings], str] = {}
+    for name, table in tables.items():
+        arm, wrong = _arm(document, name, table)
+        problems += wrong
+        if wrong:
+            continue
+        settings = _overridden(document, arm, base)
+        _check_settings(document, settings, ("arms", name))
+        other = seen.setdefault((arm.techniques, settings), name)
+        if other != name:
+            text = (
+                f"the same trials as arm {other!r}: remove one of the two, or make them differ."
+            )
+            raise document.fail(("arms", name), text)
+        arms.append(arm)
+    raise_all(problems, document)
+    return tuple(arms)
+
+
+def _arm(document: Document, name: str, table: dict[str, Any]) -> tuple[Arm, list[Problem]]:
+    problems: list[Problem] = []
+    pairs: list[tuple[str, Options]] = []
+    given: dict[str, Any] = {}
+    for key, value in table.items():
+        path: Path_ = ("arms", name, key)
+        if key in TECHNIQUES:
+            try:
+                pairs.append((key, _options(document, path, key, value)))
+            except UsageError as error:
+                problems.append((path, str(error)))
+        elif key in SettingsTable.model_fields:
+            part, wrong = read(SettingsTable, {key: value}, document, ("arms", name))
+            given |= part
+            problems += wrong
+        else:
+            known = [*TECHNIQUES, *SettingsTable.model_fields]
+            text = unknown("technique or setting", key, known)
+            if key == "settings":
+                text = (
+                    "an arm's settings stand directly in it, e.g. batch_norm = { group = 32 }."
+                )
+            problems.append((path, document.message(path, text, value=value)))
+    if not problems:
+        try:
+            techniques(tuple(pairs))
+        except UsageError as error:
+            problems.append((("arms", name), document.message(("arms", name), str(error))))
+    settings = tuple(sorted(flat(given).items()))
+    return Arm(name=name, techniques=tuple(sorted(pairs)), settings=settings), problems
+
+
+def _overridden(document: Document, arm: Arm, base: Settings) -> Settings:
+    """The arm's settings. NoEffect if it sets one to the value that it has anyway."""
+    result = base
+    for name, value in arm.settings:
+        parts = name.split(".")
+        old: Any = base
+        for part in parts:
+            old = getattr(old, part)
+        if old == value:
+            path = ("arms", arm.name, *parts)
+            raise NoEffect(
+                document.message(
+                    path,
+                    "changes nothing, the study's setting is the same. Leave it out.",
+                    value=value,
+                )
+            )
+        nested: Any = value
+        for part in reversed(parts):
+            nested = {part: nested}
+        result = merged(result, nested)
+    return result
+
+
+def _options(document: Document, path: Path_, name: str, table: Any) -> Options:
+    """A technique's options: checked, typed, and without those that equal the default.
+
+    Leaving defaults out lets two spellings of one trial have one id.
+    """
+    if not isinstance(table, dict):
+        text = f'a table of options is needed, e.g. {name} = {{ duration = "5ep" }}.'
+        raise document.fail(path, text, value=table)
+    cls = TECHNIQUES[name]
+    hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    options: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            text = unknown(f"option of {name}", key, fields)
+            raise document.fail((*path, key), text, value=value)
+        try:
+            length = Duration in typing.get_args(hints[key])  # in a file always with its unit
+            options[key] = frozen(read_option(str if length else hints[key], value))
+        except UsageError as error:
+            example = ' Write e.g. "5ep".' if length else ""
+            raise document.fail((*path, key), f"{error}{example}", value=value) from error
+    try:
+        technique(name, options)
+    except UsageError as error:
+        key, reason = _blame(name, options, str(error))
+        if key is None:
+            raise document.fail(path, reason, value=table) from error
+        raise document.fail((*path, key), reason, value=options.get(key)) from error
+    if "duration" in options:
+        options["duration"] = str(parse_duration(options["duration"]))
+    return tuple(sorted((k, v) for k, v in options.items() if v != fields[k].default))
+
+
+def _blame(name: str, options: dict[str, Any], text: str) -> tuple[str | None, str]:
+    """The option that a technique's message is about, and the message without its name."""
+    match = re.match(rf"{re.escape(name)}(?:\.(\w+))?: (.*)", text, re.DOTALL)
+    if match:
+        return (match[1] if match[1] in options else None), match[2]
+    named = [key for key, value in options.items() if repr(value) in text]
+    return (named[0] if named else None), text
+
+
+def _check_rule(document: Document, rule: LrRule, arms: tuple[Arm, ...]) -> None:
+    """`legw` stretches warmups, which a warmup in percent of the run cannot follow."""
+    if rule.scaling != "legw":
+        return
+    for arm in arms:
+        for name, options in arm.techniques:
+            duration = dict(options).get("duration", "")
+            if name == "warmup" and duration.endswith("%"):
+                raise document.fail(
+                    ("arms", arm.name, name, "duration"),
+                    'scaling = "legw" multiplies it with the batch size. Write e.g. "1ep".',
+                    value=duration,
+                )

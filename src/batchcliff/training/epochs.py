@@ -1,0 +1,158 @@
+"""A run, epoch by epoch: the host prepares the next epoch while the device trains this one.
+
+The host queues an epoch's updates and the copy of their losses, then waits for the epoch
+*before*: so it learns of progress and of divergence one epoch late, and the device never
+waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batchcliff.data.resident import Resident, epoch_block
+from batchcliff.spec import TrialSpec
+from batchcliff.training.arithmetic import clock_of
+from batchcliff.training.prepare import Prepared, image_shape
+
+# U updates, B batch, S stack, k draws per example
+
+
+def spans(spec: TrialSpec, num_train: int) -> list[tuple[int, int]]:
+    """(first, last + 1) update of every epoch of the run; the last one may be cut short."""
+    found: list[tuple[int, int]] = []
+    clock, first = clock_of(spec, num_train), 0
+    assert clock.total is not None
+    while first < clock.total:
+        last = min(clock.epoch_end(len(found)), clock.total)
+        found.append((first, last))
+        first = last
+    return found
+
+
+def evaluated_epochs(spec: TrialSpec, epochs: int) -> list[int]:
+    """Epochs (0, 1, ...) after which the test set is evaluated; the last one always is."""
+    every = spec.settings.evaluate_every
+    return [e for e in range(epochs) if e + 1 == epochs or (every and (e + 1) % every == 0)]
+
+
+def epoch_tensors(
+    slots: list[TrialSpec], resident: Resident, first: int, last: int
+) -> tuple[Tensor, Tensor]:
+    """Indices int32 [U, B, S] and draws [U, B, S, k] of updates first .. last - 1."""
+    seeds = [spec.seed for spec in slots]
+    blocks = {
+        seed: epoch_block(
+            seed,
+            first,
+            last,
+            batch_size=slots[0].batch_size,
+            num_examples=len(resident.train_labels),
+            image_shape=image_shape(resident),
+            kind=slots[0].settings.augmentation,
+            remainder=slots[0].settings.remainder,
+        )
+        for seed in set(seeds)
+    }
+    index = torch.from_numpy(np.stack([blocks[s][0] for s in seeds], 2))
+    draws = torch.from_numpy(np.stack([blocks[s][1] for s in seeds], 2))
+    if resident.train_images.device.type == "cuda":
+        return index.pin_memory(), draws.pin_memory()
+    return index, draws
+
+
+class Follower:
+    """Copies each epoch's losses to the host in stream order; `ready` waits for one copy."""
+
+    def __init__(self, losses_US: Tensor) -> None:
+        self.device_US = losses_US
+        cuda = losses_US.device.type == "cuda"
+        self.host_US = torch.full(losses_US.shape, float("nan"), pin_memory=cuda)
+        self.events: list[torch.cuda.Event | None] = []
+
+    def queue(self, first: int, last: int) -> None:
+        """Ask for the losses of updates first .. last - 1 once they are computed."""
+        self.host_US[first:last].copy_(self.device_US[first:last], non_blocking=True)
+        event = None
+        if self.device_US.device.type == "cuda":
+            event = torch.cuda.current_stream(self.device_US.device).record_event()
+        self.events.append(event)
+
+    def ready(self, epoch: int) -> None:
+        """Wait until `epoch`'s losses are on the host."""
+        event = self.events[epoch]
+        if event is not None:
+            event.synchronize()
+
+
+class Every:
+    """`due()` is true once in `seconds`."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time again."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def train(
+    prepared: Prepared,
+    slots: list[TrialSpec],
+    resident: Resident,
+    on_progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Run all updates; float32 [U, S] losses, NaN for those not run.
+
+    Ends early only when every network of the stack has met a non-finite loss: from there on
+    nothing that is recorded can change.
+    """
+    runs = spans(slots[0], len(resident.train_labels))
+    due = set(evaluated_epochs(slots[0], len(runs)))
+    follower, updates = Follower(prepared.loop.losses_US), runs[-1][1]
+    device, clock = prepared.loop.device, Every(seconds=0.5)
+    for epoch, (first, last) in enumerate(_loaded(prepared, slots, resident, runs)):
+        prepared.model.train()
+        for update in range(first, last):
+            prepared.advance()
+            # Without a queue the host knows where it is, and an epoch may take minutes.
+            if on_progress is not None and device.type == "cpu" and clock.due():
+                on_progress(update, updates)
+        if epoch in due:
+            prepared.model.eval()
+            prepared.evaluate()
+        follower.queue(first, last)
+        if epoch:
+            follower.ready(epoch - 1)
+            if on_progress is not None:
+                on_progress(first, updates)
+            if not torch.isfinite(follower.host_US[:first]).all(0).any():
+                break
+    follower.ready(len(follower.events) - 1)
+    if on_progress is not None:
+        on_progress(updates, updates)
+    return follower.host_US
+
+
+def _loaded(
+    prepared: Prepared,
+    slots: list[TrialSpec],
+    resident: Resident,
+    runs: list[tuple[int, int]],
+) -> Iterator[tuple[int, int]]:
+    """The spans, each with its block on its way to the device; the next one is drawn while
+    the device is busy with this one."""
+    block = epoch_tensors(slots, resident, *runs[0])
+    for number, span in enumerate(runs):
+        prepared.loop.load_block(*block)
+        yield span
+        if number + 1 < len(runs):
+            block = epoch_tensors(slots, resident, *runs[number + 1])

@@ -1,0 +1,73 @@
+"""Number formats, and the fingerprint of everything that may change bits."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from batchcliff.errors import UsageError, did_you_mean
+
+PRECISIONS = ("bf16", "fp32", "tf32")
+
+
+@contextlib.contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """The number format of convolutions and matrix products inside of the block.
+
+    "bf16": autocast; weights, batch-norm statistics, losses and updates stay float32, as on
+    the article's TPU (bfloat16 multiplies, float32 accumulation). "tf32": float32 tensors,
+    19-bit multiplies on GPUs that have them. "fp32": float32 throughout.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: unknown {name!r}.{did_you_mean(name, PRECISIONS)}")
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the CPU's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """(package, version) of what the numbers depend on, sorted."""
+    found = {"python": platform.python_version()}
+    for package in ("batchcliff", "numpy", "torch", "triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return tuple(sorted(found.items()))
+
+
+def numerics(device: torch.device, compiled: bool) -> tuple[tuple[str, str], ...]:
+    """What may change bits on one machine: kernels, threads, flags; sorted pairs."""
+    found = {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        "compiled": str(compiled),
+        "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
+    }
+    if device.type == "cuda":
+        found["cuda"] = str(torch.version.cuda)
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        found["cudnn_benchmark"] = str(torch.backends.cudnn.benchmark)
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return tuple(sorted(found.items()))

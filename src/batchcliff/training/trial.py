@@ -1,0 +1,190 @@
+"""One trial, or several of one shape side by side: from specs to records."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from batchcliff.data.resident import Resident
+from batchcliff.provenance import utc_now
+from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.spec import TrialSpec
+from batchcliff.training.arithmetic import learning_rates
+from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans, train
+from batchcliff.training.evaluate import REESTIMATION_EXAMPLES, reestimated
+from batchcliff.training.precision import device_name, numerics, precision, versions
+from batchcliff.training.prepare import Prepared
+
+# U updates, S stack, E evaluations
+
+
+def run_trials(
+    specs: list[TrialSpec],
+    ledgers: list[Ledger],
+    resident: Resident,
+    prepared: Prepared,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    code: str = "",
+    data_source: str = "",
+    workers: int = 1,
+) -> list[TrialRecord]:
+    """Train and evaluate trials that all have `prepared`'s shape; a record for each.
+
+    `on_progress(updates done, updates of the run)` is called now and then. Slots of the
+    stack beyond the last trial repeat it, so that a stack has the width it was made for.
+    Raises torch.OutOfMemoryError.
+    """
+    started, clock = utc_now(), time.perf_counter()
+    slots = specs + [specs[-1]] * (prepared.stack - len(specs))
+    prepared.restart(slots, rates(slots, resident))
+    losses_US = train(prepared, slots, resident, on_progress)
+    reestimate(prepared, slots, resident)
+    tests = read_tests(prepared, len(resident.test_labels))
+    seconds = (time.perf_counter() - clock) / len(specs)
+    provenance = Provenance(
+        seconds=seconds,
+        compile_seconds=prepared.seconds,
+        examples_per_second=ledgers[0].examples / seconds,
+        started=started,
+        stacked=len(specs),
+        workers=workers,
+        device=device_name(prepared.loop.device),
+        versions=versions(),
+        numerics=numerics(prepared.loop.device, prepared.compiled),
+        code=code,
+        data_source=data_source,
+    )
+    return [
+        write_record(
+            spec, ledger, losses_US[:, s], tests[s], provenance, len(resident.train_labels)
+        )
+        for s, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True))
+    ]
+
+
+def rates(slots: list[TrialSpec], resident: Resident) -> Tensor:
+    """The learning rate of every update of every trial, float32 [U, S]."""
+    return torch.tensor(
+        [learning_rates(spec, len(resident.train_labels)) for spec in slots]
+    ).t()
+
+
+def reestimate(prepared: Prepared, slots: list[TrialSpec], resident: Resident) -> None:
+    """One more evaluation, with batch-norm statistics of the final weights.
+
+    They come from the batches that the run would have seen next: at least 10,000 examples,
+    or an epoch where that is less.
+    """
+    clock_spans = spans(slots[0], len(resident.train_labels))
+    first, last = clock_spans[0]
+    wanted = -(-REESTIMATION_EXAMPLES // slots[0].batch_size)
+    beyond = clock_spans[-1][1]
+    index, draws = epoch_tensors(slots, resident, beyond, beyond + min(wanted, last - first))
+    loop = prepared.loop
+
+    def batches() -> Iterator[Callable[[], object]]:
+        for index_BS, draws_BSk in zip(
+            index.to(loop.device), draws.to(loop.device), strict=True
+        ):
+            yield functools.partial(loop.losses, index_BS, draws_BSk)
+
+    with (
+        precision(slots[0].settings.precision, loop.device),
+        reestimated(prepared.model, batches()),
+    ):
+        prepared.evaluate()
+
+
+def read_tests(prepared: Prepared, num_test: int) -> list[list[tuple[float, float]]]:
+    """(accuracy, mean loss) of each evaluation of each network, [S][E]; waits for it."""
+    done = int(prepared.evaluation.count)
+    accuracy_ES = prepared.evaluation.correct_ES[:done].cpu().double() / num_test
+    loss_ES = prepared.evaluation.loss_ES[:done].cpu() / num_test
+    return [
+        list(zip(accuracy_ES[:, s].tolist(), loss_ES[:, s].tolist(), strict=True))
+        for s in range(prepared.stack)
+    ]
+
+
+def first_bad(losses_U: Tensor, final_test_loss: float) -> int | None:
+    """Index of the first update whose loss is not finite; None if all are.
+
+    It is the number of updates where only the test loss after the last one is not finite:
+    then the last update itself did the damage.
+    """
+    bad = torch.nonzero(~torch.isfinite(losses_U))
+    if len(bad):
+        return int(bad[0])
+    return None if math.isfinite(final_test_loss) else len(losses_U)
+
+
+def write_record(
+    spec: TrialSpec,
+    ledger: Ledger,
+    losses_U: Tensor,
+    tests: list[tuple[float, float]],
+    provenance: Provenance,
+    num_train: int,
+) -> TrialRecord:
+    """The record of one trial; `tests` are its evaluations, the re-estimated one last."""
+    accuracy_reestimated = tests[-1][0]
+    accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
+    bad = first_bad(losses_U, test_loss)
+    curves = read_curves(spec, losses_U, tests[:-1], bad, num_train)
+    if bad is not None:
+        what = "training loss" if bad < len(losses_U) else "test loss after the last update"
+        return TrialRecord(
+            spec=spec,
+            outcome=Outcome.DIVERGED,
+            reason=f"{what} not finite at update {bad} of {ledger.updates}",
+            first_bad_update=bad,
+            updates=bad,
+            ledger=ledger,
+            curves=curves,
+            provenance=provenance,
+        )
+    return TrialRecord(
+        spec=spec,
+        outcome=Outcome.OK,
+        accuracy=accuracy,
+        accuracy_reestimated=accuracy_reestimated,
+        test_loss=test_loss,
+        train_loss=curves.train_loss[-1],
+        updates=ledger.updates,
+        ledger=ledger,
+        curves=curves,
+        provenance=provenance,
+    )
+
+
+def read_curves(
+    spec: TrialSpec,
+    losses_U: Tensor,
+    tests: list[tuple[float, float]],
+    bad: int | None,
+    num_train: int,
+) -> Curves:
+    """Per-epoch curves; nothing after the first bad update is kept."""
+    runs = spans(spec, num_train)
+    table = learning_rates(spec, num_train)
+    kept = [(a, b) for a, b in runs if bad is None or a <= bad]
+    whole = [e for e, (_, b) in enumerate(runs) if bad is None or b <= bad]
+    accuracies: dict[int, float] = dict(
+        zip(evaluated_epochs(spec, len(runs)), (a for a, _ in tests), strict=False)
+    )
+    return Curves(
+        train_loss=tuple(
+            float(losses_U[a:b].double().mean()) if bad is None or b <= bad else math.nan
+            for a, b in kept
+        ),
+        lr=tuple(table[b - 1] for _, b in kept),
+        test_accuracy=tuple(
+            accuracies.get(e) if e in whole else None for e in range(len(kept))
+        ),
+    )

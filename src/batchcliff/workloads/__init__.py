@@ -1,0 +1,116 @@
+"""What is trained: pairings of data, model and base settings, by name.
+
+Importing this package imports no torch: a workload names its model, and training builds it.
+Your own workload comes through the Python API or `--workload module:function` typed on the
+command line (a study file never imports code); the function returns a `Workload`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.spec import BatchNorm, Decay, LrRule, Model, Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """Data, model and base settings; a study file may override what it names.
+
+    data: the name of a data set (batchcliff.data.sources.DATASETS), or a function without
+        arguments that returns a `batchcliff.data.sources.Dataset`.
+    build: None to build `settings.model`; or a function (image_shape (H, W, C),
+        num_classes) -> torch.nn.Module that maps float images [B, C, H, W] in 0..1 to
+        logits [B, num_classes].
+    """
+
+    name: str
+    data: str | Callable[[], Any]
+    lr: LrRule
+    budget: str
+    settings: Settings = field(default_factory=Settings)
+    decay: Decay = field(default_factory=lambda: Decay(kind="constant"))
+    build: Callable[[tuple[int, int, int], int], Any] | None = None
+    published: str = ""
+    digest: str = ""  # of the source file, for a workload of the user's own
+
+    @property
+    def data_name(self) -> str:
+        return self.data if isinstance(self.data, str) else f"{self.name}-data"
+
+
+# The article's experiment (SCIENCE.md, "What the article's own code settles").
+ARTICLE = Workload(
+    name="article",
+    data="cifar10",
+    lr=LrRule(base=0.1, base_batch_size=128, scaling="linear"),
+    budget="100ep",
+    decay=Decay(kind="multistep", at=("60%", "85%"), factor=0.1),
+    settings=Settings(),
+    published="article",
+)
+
+# A tenth of the depth and a thousandth of the arithmetic, on real 8x8 images: small enough
+# for two CPU cores, deep and wide enough at its end to fall for the article's reason.
+DIGITS = Workload(
+    name="digits",
+    data="digits",
+    lr=LrRule(base=0.4, base_batch_size=32, scaling="linear"),
+    budget="100ep",
+    decay=Decay(kind="multistep", at=("60%", "85%"), factor=0.1),
+    settings=Settings(
+        model=Model(widths=((8,), (8, 8), (8, 8, 128))),
+        batch_norm=BatchNorm(eps=1e-3, momentum=0.9, group="global", running="mean"),
+        loss="logits",
+        augmentation="none",
+        precision="fp32",
+        remainder="carry",
+        evaluate_every=5,
+    ),
+)
+
+WORKLOADS: dict[str, Workload] = {w.name: w for w in (ARTICLE, DIGITS)}
+
+
+def workload(name: str) -> Workload:
+    """The built-in workload `name`. UsageError with the nearest known name."""
+    if name not in WORKLOADS:
+        raise UsageError(f"unknown workload {name!r}.{did_you_mean(name, WORKLOADS)}")
+    return WORKLOADS[name]
+
+
+def load_workload(reference: str) -> Workload:
+    """A workload by name, or by `module:function` as typed on the command line.
+
+    The current directory is importable, as with `python -m`. UsageError if the module or the
+    function is missing, or what it returns is no `Workload`.
+    """
+    if ":" not in reference:
+        return workload(reference)
+    module_name, _, function_name = reference.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--workload {reference}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UsageError(
+            f"--workload {reference}: {module_name} has no function {function_name!r}"
+        )
+    made = function()
+    if not isinstance(made, Workload):
+        raise UsageError(
+            f"--workload {reference}: returned {type(made).__name__}, not a batchcliff Workload"
+        )
+    source = Path(module.__file__ or "")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16] if source.is_file() else ""
+    return Workload(**{f: getattr(made, f) for f in made.__slots__} | {"digest": digest})
