@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchcliff.canonical import parse_json
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.planning import (
     STUDIES,
@@ -40,7 +41,7 @@ __all__ = [
     "CellStatus",
     "Plan",
     "PlannedTrial",
-    "ReportFiles",
+    "Report",
     "Status",
     "doctor",
     "export",
@@ -95,10 +96,10 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportFiles:
-    """Where a report lies, and what it says in a sentence or two."""
+class Report:
+    """Where a report's page lies, and what it says in a sentence or two."""
 
-    index: Path
+    page: Path
     headlines: tuple[str, ...]
 
 
@@ -240,7 +241,7 @@ def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
     return tables.markdown_table(tables.TRIAL_COLUMNS, shown)
 
 
-def report(study: str | Path, *, out: str | Path | None = None) -> ReportFiles:
+def report(study: str | Path, *, out: str | Path | None = None) -> Report:
     """Write the report of a study, by default into its folder's report/.
 
     Raises UsageError if there is no study, StorageError if the folder cannot be written to.
@@ -250,8 +251,13 @@ def report(study: str | Path, *, out: str | Path | None = None) -> ReportFiles:
 
     folder = find_study(study)
     with Store.open(folder) as store:
-        written = write_report(store, Path(out) if out is not None else folder / "report")
-    return ReportFiles(index=written.index, headlines=written.headlines)
+        records = list(store.records().values())
+        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in store.planned()]
+        spec, quarantined = store.study, [q.name for q in store.quarantined]
+    place = Path(out) if out is not None else folder / "report"
+    written = write_report(spec, records, cells, place, quarantined=quarantined)
+    summary = parse_json(written.summary.read_bytes())
+    return Report(page=written.page, headlines=tuple(summary["headline"]))
 
 
 def init(recipe: str) -> str:

@@ -84,18 +84,25 @@ def _guarded(verb: Verb) -> Verb:
             _let_go_of_stdout()
             raise typer.Exit(141) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+            _say_how_to_go_on()
             raise typer.Exit(130) from None
         except BatchcliffError as error:
             from batchcliff.study.printable import printable
 
-            lines = [printable(line, limit=2_000) for line in str(error).splitlines()]
-            typer.echo(
-                "\n".join(["error: " + lines[0], *lines[1:]] if lines else ["error"]), err=True
-            )
+            for line in str(error).splitlines() or [type(error).__name__]:
+                typer.echo(printable(line, limit=2_000), err=True)
             raise typer.Exit(error.exit_code) from None
 
     return guarded  # type: ignore[return-value]
+
+
+def _say_how_to_go_on() -> None:
+    import shlex
+
+    from batchcliff.study.printable import printable
+
+    again = printable(shlex.join(["batchcliff", *sys.argv[1:]]))
+    typer.echo(f"not complete; this goes on where it stopped: {again}", err=True)
 
 
 def _let_go_of_stdout() -> None:
@@ -196,12 +203,14 @@ def _finish(summary: RunSummary, as_json: bool) -> None:
     """Write the report, say where it lies and what it says, and exit with the run's code."""
     from batchcliff import api, show
 
-    counts = {outcome: n for outcome, n in summary.outcomes.items() if n}
-    said: dict[str, Any] = {"folder": str(summary.folder), "outcomes": counts}
+    counts = {outcome: n for outcome, n in summary.counts.items() if n}
+    said: dict[str, Any] = {"folder": str(summary.folder), "counts": counts}
     said["missing"] = summary.missing
     if summary.exit_code in (0, 3, 75) and counts:
+        if not as_json:
+            typer.echo("writing the report", err=True)
         written = api.report(summary.folder)
-        said |= {"report": str(written.index), "headlines": list(written.headlines)}
+        said |= {"report": str(written.page), "headlines": list(written.headlines)}
     if as_json:
         import json
 
@@ -216,7 +225,7 @@ def _finish(summary: RunSummary, as_json: bool) -> None:
         if "report" in said:
             show.write(f"report: {said['report']}")
         if summary.exit_code >= 74:
-            show.write("incomplete; the same command goes on where it stopped")
+            _say_how_to_go_on()
     sys.stdout.flush()
     raise typer.Exit(summary.exit_code)
 
@@ -255,9 +264,9 @@ def report_verb(
 
     written = api.report(study, out=out)
     if as_json:
-        show.write_json({"report": str(written.index), "headlines": written.headlines})
+        show.write_json({"report": str(written.page), "headlines": written.headlines})
     else:
-        show.write(*written.headlines, f"report: {written.index}")
+        show.write(*written.headlines, f"report: {written.page}")
 
 
 @app.command("export")

@@ -122,7 +122,7 @@ def usual_workers(device: str) -> int:
 
     if device == "auto":
         device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
-    return defaultusual_workers(device)
+    return default_workers(device)
 
 
 def _label(spec: TrialSpec) -> str:

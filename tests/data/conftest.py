@@ -110,7 +110,8 @@ def write_parquet(
         features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         table = table.replace_schema_metadata(metadata)
-    pq.write_table(table, path)
+    with path.open("wb") as file:  # pyarrow itself cannot open every name
+        pq.write_table(table, file)
 
 
 def plain(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:

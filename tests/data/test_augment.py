@@ -194,3 +194,24 @@ def test_unknown_kind_names_the_nearest() -> None:
         gather(
             "flip", torch.zeros(1, 8, 8, 1, dtype=torch.uint8), torch.zeros(1), torch.zeros(1)
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+def test_captured_on_the_device_gives_what_the_host_gives(kind: str) -> None:
+    images = torch.from_numpy(some_images((32, 32, 3)))
+    draws = torch.from_numpy(draw(kind, 0, 0, len(images), (32, 32, 3)))
+    index = torch.arange(len(images)).flip(0)
+    expected = gather(kind, images, index, draws[index])
+    compiled = torch.compile(gather, fullgraph=True, dynamic=False)
+    inputs = images.cuda(), index.cuda(), draws[index].cuda()
+    for _ in range(3):
+        compiled(kind, *inputs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = compiled(kind, *inputs)
+    graph.replay()
+    assert captured.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(captured.cpu().numpy(), expected.numpy(), rtol=0, atol=1e-6)

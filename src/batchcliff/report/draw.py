@@ -7,28 +7,29 @@ expression made from a user's string. `width` is in pixels, or "container" on th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 
 from batchcliff.report import look
-from batchcliff.report.figures import (
-    AccuracyByBatch,
-    CliffBand,
-    Curve,
-    CurvePanels,
-    Differences,
-    Panel,
+from batchcliff.report.figures import AccuracyByBatch, Differences, Point
+from batchcliff.report.scales import (
+    Arms,
+    Data,
+    Row,
+    Spec,
+    Width,
+    batch_axis,
+    batch_domain,
+    dodge,
+    finish,
+    tips,
+    title,
 )
-from batchcliff.report.text import display_names
-
-Spec = dict[str, Any]
-Width = int | Literal["container"]
-Row = dict[str, Any]
 
 FLOOR = -0.045  # where failed trials are marked: a lane of its own, under accuracy 0
-DODGE = 0.09  # octaves between arms, so that their intervals do not cover each other
+LANE = 0.03  # between two outcomes of one cell
+HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 
 
 def accuracy_chart(
@@ -39,161 +40,149 @@ def accuracy_chart(
     log2: bool = True,
     titled: bool = True,
 ) -> Spec:
-    """Accuracy against batch size: dots, means with intervals, failures, cliff bands."""
-    labels = display_names(line.arm for line in figure.lines)
-    x = _batch_axis(figure.batch_sizes, log2)
-    y = alt.Y("accuracy:Q").scale(domain=[2 * FLOOR, 1.0], nice=False)
-    y = y.axis(format=".0%", values=[i / 10 for i in range(11)], title="test accuracy")
-    colours = _arm_colour([(labels[a.arm], a.slot) for a in figure.lines], legend=titled)
-    point_rows, dots, floor = _accuracy_rows(figure, labels, log2)
-    layers = []
-    if figure.chance is not None:
-        layers.append(_chance_layer())
-    if figure.bands and log2:
-        layers += _band_layers(figure, labels)
-    base = alt.Chart(alt.NamedData("points")).encode(x=x, color=colours)
-    several = any(r["n"] > 1 for r in point_rows)
-    line_dash = _arm_dash([(labels[a.arm], a.slot) for a in figure.lines])
-    layers.append(
+    """Accuracy against batch size: dots, means with intervals, failures, cliff bands.
+
+    `titled`: with title and legend inside, for a picture that stands alone.
+    """
+    arms = Arms((line.arm, line.slot) for line in figure.lines)
+    data = _accuracy_data(figure, arms, log2)
+    x, colour = batch_axis(figure.batch_sizes, log2), arms.colour(legend=titled)
+    bottom = min([0.0, *(row["accuracy"] for row in data["floor"])])
+    y = alt.Y("accuracy:Q").title("test accuracy")
+    y = y.scale(domain=[bottom + FLOOR, 1.0], nice=False)
+    y = y.axis(format=".0%", values=[i / 10 for i in range(11)])
+    base = alt.Chart(alt.NamedData("points")).encode(x=x, color=colour)
+    dots = alt.Chart(alt.NamedData("dots")).mark_circle(size=22, opacity=0.55, clip=True)
+    layers: list[alt.Chart | alt.LayerChart] = [
+        *_chance_layers(),
+        *_band_layers(colour),
         base.mark_line(strokeWidth=2, clip=True).encode(
-            y=y, strokeDash=line_dash, detail="part:N"
-        )
-    )
-    layers.append(_interval_layer(base))
-    if dots:
-        layers.append(
-            alt.Chart(alt.NamedData("dots"))
-            .mark_circle(size=26, opacity=0.45, clip=True)
-            .encode(x=x, y=y, color=colours)
-        )
-    layers.append(
-        base.mark_point(filled=True, size=70 if several else 60, opacity=1, clip=True).encode(
+            y=y, strokeDash=arms.dash(), detail="part:N"
+        ),
+        _interval_layer(base),
+        dots.encode(x="x:Q", y="accuracy:Q", color=colour),
+        base.mark_point(filled=True, size=62, opacity=1, clip=True).encode(
             y=y,
-            shape=_arm_shape([(labels[a.arm], a.slot) for a in figure.lines]),
-            tooltip=_tips(["arm", "batch size", "mean", "interval", "ok trials", "not ok"]),
-        )
-    )
-    if floor:
-        layers += _floor_layers(x, colours, titled)
-    chance = [{"accuracy": figure.chance}] if figure.chance is not None else []
-    data = {"points": point_rows, "dots": dots, "floor": floor, "chance": chance,
-            "bands": _band_rows(figure, labels)}  # fmt: skip
-    return _finish(
-        alt.layer(*layers), data, width, height, (figure.title, figure.subtitle), titled
-    )
+            shape=arms.shape(),
+            tooltip=tips(["arm", "batch size", "mean", "interval", "ok trials", "not ok"]),
+        ),
+        *_floor_layers(colour, titled),
+    ]
+    words = (figure.title, figure.subtitle)
+    return finish(alt.layer(*layers), data, width, height, words, titled=titled)
 
 
-def _accuracy_rows(
-    figure: AccuracyByBatch, labels: dict[str, str], log2: bool
-) -> tuple[list[Row], list[Row], list[Row]]:
-    """Rows of the means, of the single trials and of the failed ones."""
-    means: list[Row] = []
-    dots: list[Row] = []
-    floor: list[Row] = []
+def _accuracy_data(figure: AccuracyByBatch, arms: Arms, log2: bool) -> Data:
+    data: Data = {"points": [], "dots": [], "floor": [], "key": [], "chance": [], "bands": []}
+    step = dodge(figure.batch_sizes, len(figure.lines)) if log2 else 0.0
     for i, line in enumerate(figure.lines):
-        shift = (i - (len(figure.lines) - 1) / 2) * DODGE if log2 else 0.0
+        shift = 2.0 ** ((i - (len(figure.lines) - 1) / 2) * step)
         part = 0
         for p in line.points:
-            at = {"arm": labels[line.arm], "x": p.batch_size * 2**shift}
-            if p.mean is None:
-                part += 1  # the line is broken where no trial ended ok
-            else:
-                failed = sum(count for _, count in p.floor)
-                interval = "–" if p.low is None else f"{p.low:.2%} to {p.high:.2%}"
-                means.append(
-                    at
-                    | {"accuracy": p.mean, "low": p.low, "high": p.high, "n": p.n}
-                    | {"part": part, "batch size": f"{p.batch_size:,}"}
-                    | {"mean": f"{p.mean:.2%}", "interval": interval}
-                    | {"ok trials": str(p.n), "not ok": str(failed)}
-                )
-            if p.n > 1:
-                dots += [at | {"accuracy": value} for value in p.dots]
-            for rank, (outcome, count) in enumerate(p.floor):
-                floor.append(
-                    at
-                    | {"accuracy": FLOOR - rank * 0.02, "outcome": outcome}
-                    | {"batch size": f"{p.batch_size:,}", "trials": str(count)}
-                    | {"label": f"{count}" if count > 1 else ""}
-                )
-    return means, dots, floor
+            part += p.mean is None  # the line is broken where no trial ended ok
+            at = {"arm": arms.labels[line.arm], "x": p.batch_size * shift, "part": part}
+            at |= {"batch size": f"{p.batch_size:,}"}
+            data["points"] += _mean_rows(p, at)
+            beside = at | {"x": at["x"] * 2 ** (step * 0.32)}
+            data["dots"] += [beside | {"accuracy": a} for a in p.dots if p.n > 1]
+            data["floor"] += _floor_rows(p, at)
+    if figure.chance is not None:
+        data["chance"] = [{"accuracy": figure.chance}]
+    if log2:
+        data["bands"] = _band_rows(figure, arms)
+    outcomes = [o for o in look.FLOOR_GLYPHS if any(o == r["outcome"] for r in data["floor"])]
+    if outcomes:
+        text = "   ".join(f"{look.FLOOR_GLYPHS[o]} {o}" for o in outcomes)
+        data["key"] = [{"accuracy": FLOOR, "text": text}]
+    return data
+
+
+def _mean_rows(p: Point, at: Row) -> list[Row]:
+    if p.mean is None:
+        return []
+    interval = "–" if p.low is None or p.high is None else f"{p.low:.2%} to {p.high:.2%}"
+    numbers = {"accuracy": p.mean, "low": p.low, "high": p.high}
+    texts = {"mean": f"{p.mean:.2%}", "interval": interval, "ok trials": str(p.n)}
+    return [at | numbers | texts | {"not ok": str(sum(count for _, count in p.floor))}]
+
+
+def _floor_rows(p: Point, at: Row) -> list[Row]:
+    return [
+        at
+        | {"accuracy": FLOOR - rank * LANE, "outcome": outcome, "trials": str(count)}
+        | {"path": look.FLOOR_SHAPES[outcome], "label": str(count) if count > 1 else ""}
+        for rank, (outcome, count) in enumerate(p.floor)
+    ]
+
+
+def _band_rows(figure: AccuracyByBatch, arms: Arms) -> list[Row]:
+    """Tolerance cliffs; the collapse is plain to see, and said in words and in the table."""
+    low, high = batch_domain(figure.batch_sizes)
+    bands = [b for b in figure.bands if b.kind == "tolerance" and b.value is not None]
+    return [
+        {
+            "arm": arms.labels[band.arm],
+            "value": band.value,
+            "low": low if band.open_low else band.low,
+            "high": high if band.open_high else band.high,
+            "side": "left" if (band.value or 0) < (low * high) ** 0.5 else "right",
+            "top": 0.38 - 0.06 * rank,
+            "text": band.text,
+        }
+        for rank, band in enumerate(bands)
+    ]
 
 
 def _interval_layer(base: alt.Chart) -> alt.LayerChart:
     rule = base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q")
-    rule = rule.transform_filter("isValid(datum.low) && isValid(datum.high)")
-    cap = base.mark_tick(thickness=1.5, size=9, orient="horizontal", clip=True)
-    cap = cap.transform_filter("isValid(datum.low) && isValid(datum.high)")
-    return alt.layer(rule, cap.encode(y="low:Q"), cap.encode(y="high:Q"))
+    cap = base.mark_tick(thickness=1.5, size=9, orient="horizontal", clip=True, opacity=1)
+    cap = cap.transform_filter(HAS_INTERVAL)
+    return alt.layer(
+        rule.transform_filter(HAS_INTERVAL), cap.encode(y="low:Q"), cap.encode(y="high:Q")
+    )
 
 
-def _chance_layer() -> alt.LayerChart:
+def _chance_layers() -> list[alt.Chart]:
     base = alt.Chart(alt.NamedData("chance")).encode(y="accuracy:Q")
+    text = base.mark_text(align="left", dx=4, dy=-7, color=look.SOFT, fontSize=11, text="chance")
     line = base.mark_rule(strokeDash=[3, 3], color="#9aa4ac")
-    text = base.mark_text(align="right", dy=-6, color=look.SOFT, fontSize=11, text="chance")
-    return alt.layer(line, text.encode(x=alt.value("width")))
+    return [line, text.encode(x=alt.value(0))]
 
 
-def _band_layers(figure: AccuracyByBatch, labels: dict[str, str]) -> list[alt.Chart]:
-    """Each cliff's interval as a light band, its value as a dashed rule, named above."""
+def _band_layers(colour: alt.Color) -> list[alt.Chart]:
+    """Each cliff's interval as a light band, its value as a dashed rule, named beside it."""
     base = alt.Chart(alt.NamedData("bands"))
-    pairs = [(labels[line.arm], line.slot) for line in figure.lines]
-    colours = _arm_colour(pairs, legend=False)
-    band = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-    rect = band.mark_rect(opacity=0.13, clip=True).encode(x="low:Q", x2="high:Q", color=colours)
+    band = base.transform_filter(HAS_INTERVAL).mark_rect(opacity=0.1, clip=True)
     rule = base.mark_rule(strokeWidth=1.5, strokeDash=[5, 4], clip=True)
-    rule = rule.transform_filter("isValid(datum.value)").encode(x="value:Q", color=colours)
-    layers = [rect, rule]
+    layers = [
+        band.encode(x="low:Q", x2="high:Q", color=colour),
+        rule.encode(x="value:Q", color=colour),
+    ]
     for side in ("left", "right"):
-        text = base.transform_filter(f"datum.side == '{side}'").mark_text(
-            align=side, dx=6 if side == "left" else -6, fontSize=11.5, fontWeight=600
-        )
-        layers.append(
-            text.encode(x="at:Q", y=alt.Y("top:Q"), text="text:N", color=colours)
-        )  # fmt: skip
+        one = base.transform_filter(f"datum.side == '{side}'")
+        style: dict[str, Any] = {"align": side, "dx": 6 if side == "left" else -6}
+        style |= {"fontSize": 11.5, "fontWeight": 600}
+        where = {"x": "value:Q", "y": "top:Q", "text": "text:N"}
+        halo = one.mark_text(**style, stroke="white", strokeWidth=4, strokeJoin="round")
+        layers += [halo.encode(**where), one.mark_text(**style).encode(**where, color=colour)]
     return layers
 
 
-def _band_rows(figure: AccuracyByBatch, labels: dict[str, str]) -> list[Row]:
-    if not figure.batch_sizes:
-        return []
-    low, high = _batch_domain(figure.batch_sizes)
-    middle = (low * high) ** 0.5
-    rows = []
-    shown = [b for b in figure.bands if b.value is not None]
-    for rank, band in enumerate(shown):
-        at = band.value or 0.0
-        rows.append(
-            {
-                "arm": labels[band.arm],
-                "value": at,
-                **_band_ends(band, low, high),
-                "at": at,
-                "side": "left" if at < middle else "right",
-                "top": 0.34 - 0.055 * rank,
-                "text": band.text,
-            }
-        )
-    return rows
-
-
-def _band_ends(band: CliffBand, low: float, high: float) -> Row:
-    left = low if band.open_low else band.low
-    right = high if band.open_high else band.high
-    return {"low": left, "high": right}
-
-
-def _floor_layers(x: alt.X, colours: alt.Color, legend: bool) -> list[alt.Chart]:
-    base = alt.Chart(alt.NamedData("floor")).encode(x=x, y="accuracy:Q")
-    names = list(look.FLOOR_SHAPES)
-    scale = alt.Scale(domain=names, range=[look.FLOOR_SHAPES[n] for n in names])
-    key = alt.Legend(values=names, symbolStrokeColor=look.INK) if legend else None
+def _floor_layers(colour: alt.Color, key: bool) -> list[alt.Chart]:
+    """A mark for each cell and outcome; the shapes are ours, so no scale maps them."""
+    base = alt.Chart(alt.NamedData("floor")).encode(x="x:Q", y="accuracy:Q")
     marks = base.mark_point(size=70, strokeWidth=2, filled=False, opacity=1).encode(
-        stroke=colours,
-        shape=alt.Shape("outcome:N", scale=scale, legend=None if not legend else key),
-        tooltip=_tips(["arm", "batch size", "outcome", "trials"]),
+        color=colour,
+        shape=alt.Shape("path:N", scale=None),
+        tooltip=tips(["arm", "batch size", "outcome", "trials"]),
     )
-    return [marks, base.mark_text(dx=10, fontSize=10, color=look.SOFT).encode(text="label:N")]
+    counts = base.mark_text(dx=8, dy=-7, fontSize=10, color=look.SOFT)
+    layers = [marks, counts.encode(text="label:N")]
+    if key:
+        text = alt.Chart(alt.NamedData("key")).mark_text(align="left", dx=4, fontSize=11)
+        text = text.encode(x=alt.value(0), y="accuracy:Q", text="text:N")
+        layers.append(text.encode(color=alt.value(look.SOFT)))
+    return layers
 
 
 def bare(figure: AccuracyByBatch) -> AccuracyByBatch:
@@ -208,24 +197,26 @@ def pair_chart(published: AccuracyByBatch, ours: AccuracyByBatch) -> Spec:
         columns = []
         for name, figure in (("Published", published), ("This study", ours)):
             one = accuracy_chart(bare(figure), 380, 280, log2=log2)
-            title = name if log2 else f"{name}, linear axis"
             data = one.pop("datasets")
             for layer in _layers(one):
                 if "name" in layer.get("data", {}):
                     layer["data"] = {"values": data[layer["data"]["name"]]}
             for key in ("config", "autosize", "description", "$schema"):
                 one.pop(key, None)
-            columns.append(one | {"title": {"text": title, "fontSize": 13}})
+            words = name if log2 else f"{name}, linear axis"
+            columns.append(one | {"title": title(words, fontSize=13)})
         rows.append({"hconcat": columns, "spacing": 30})
+    study = ours.title.rsplit(":", 1)[0]
+    subtitle = [f"Published: {published.subtitle}", f"This study: {ours.subtitle}"]
+    whole = title(f"{study} beside the published result", subtitle, frame="bounds", offset=16)
     return {
         "$schema": alt.SCHEMA_URL,
-        "title": {"text": f"{ours.title.split(':')[0]} beside the published result",
-                  "subtitle": [published.subtitle, ours.subtitle], "frame": "bounds"},
+        "title": whole,
         "vconcat": rows,
         "spacing": 30,
         "config": look.config(),
         "description": published.subtitle,
-    }  # fmt: skip
+    }
 
 
 def _layers(spec: Spec) -> list[Spec]:
@@ -233,171 +224,54 @@ def _layers(spec: Spec) -> list[Spec]:
     return [spec] + [inner for layer in spec.get("layer", []) for inner in _layers(layer)]
 
 
+DIFFERENCE_TICKS = (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100)
+
+
 def differences_chart(
-    figure: Differences, width: Width = 760, height: int = 300, *, titled: bool = True
+    figure: Differences, width: Width = 760, height: int = 320, *, titled: bool = True
 ) -> Spec:
-    """Arm minus reference by batch size, in percentage points, with intervals."""
-    labels = display_names(line.arm for line in figure.lines)
-    pairs = [(labels[line.arm], line.slot) for line in figure.lines]
+    """Arm minus reference by batch size, in points, on a symmetric log axis (linear to 1)."""
+    arms = Arms((line.arm, line.slot) for line in figure.lines)
+    step = dodge(figure.batch_sizes, len(figure.lines))
     rows = []
     for i, line in enumerate(figure.lines):
-        shift = (i - (len(figure.lines) - 1) / 2) * DODGE
-        for p in line.points:
-            if p.value is None:
-                continue
-            rows.append(
-                {"arm": labels[line.arm], "x": p.batch_size * 2**shift}
-                | {"value": 100 * p.value, "batch size": f"{p.batch_size:,}", "n": str(p.n)}
-                | {"low": None if p.low is None else 100 * p.low}
-                | {"high": None if p.high is None else 100 * p.high}
-                | {"difference, points": f"{100 * p.value:+.2f}"}
-            )
-    x = _batch_axis(figure.batch_sizes, log2=True)
-    y = alt.Y("value:Q").axis(title="difference, percentage points", format="+.3~g")
-    colours = _arm_colour(pairs, legend=titled and len(pairs) > 1)
-    base = alt.Chart(alt.NamedData("differences")).encode(x=x, color=colours)
-    zero = alt.Chart(alt.NamedData("zero")).mark_rule(color="#9aa4ac").encode(y="value:Q")
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        shift = 2.0 ** ((i - (len(figure.lines) - 1) / 2) * step)
+        rows += _difference_rows(line.points, {"arm": arms.labels[line.arm]}, shift)
+    ends = [row[key] for row in rows for key in ("value", "low", "high") if row[key] is not None]
+    low = max((t for t in DIFFERENCE_TICKS if t <= min([-1, *ends])), default=-100)
+    high = min((t for t in DIFFERENCE_TICKS if t >= max([1, *ends])), default=100)
+    y = alt.Y("value:Q").title("difference, percentage points")
+    y = y.scale(type="symlog", constant=1, domain=[low, high], nice=False)
+    plain = "datum.value == 0 ? '0' : format(datum.value, '+d')"
+    y = y.axis(values=[t for t in DIFFERENCE_TICKS if low <= t <= high], labelExpr=plain)
+    x = batch_axis(figure.batch_sizes)
+    colour = arms.colour(legend=titled)
+    base = alt.Chart(alt.NamedData("differences")).encode(x=x, color=colour)
+    zero = alt.Chart(alt.NamedData("zero")).mark_rule(color="#7d8891").encode(y="value:Q")
+    points = base.mark_point(filled=True, size=62, opacity=1, clip=True).encode(
         y=y,
-        shape=_arm_shape(pairs),
-        tooltip=_tips(["arm", "batch size", "difference, points", "n"]),
+        shape=arms.shape(),
+        tooltip=tips(["arm", "batch size", "difference, points", "interval", "pairs"]),
     )
+    line = base.mark_line(strokeWidth=1.5, opacity=0.45, clip=True)
     chart = alt.layer(
-        zero,
-        base.mark_line(strokeWidth=1.5, opacity=0.5).encode(y=y, strokeDash=_arm_dash(pairs)),
-        _interval_layer(base),
-        points,
+        zero, line.encode(y=y, strokeDash=arms.dash()), _interval_layer(base), points
     )
-    data: dict[str, list[Row]] = {"differences": rows, "zero": [{"value": 0}]}
-    return _finish(chart, data, width, height, (figure.title, figure.subtitle), titled)
+    data: Data = {"differences": rows, "zero": [{"value": 0}]}
+    return finish(chart, data, width, height, (figure.title, figure.subtitle), titled=titled)
 
 
-def panel_chart(
-    figure: CurvePanels, panel: Panel, width: Width = 230, height: int = 150
-) -> Spec:
-    """One small chart of curves by epoch, its title the panel's."""
-    chart, data = _panel(figure, panel, "curves")
-    return _finish(chart, data, width, height, (panel.title, ""), True, "small")
-
-
-def panels_chart(figure: CurvePanels, columns: int = 3) -> Spec:
-    """All panels as one static chart, `columns` beside each other."""
-    charts = []
-    data: dict[str, list[Row]] = {}
-    for i, panel in enumerate(figure.panels):
-        chart, rows = _panel(figure, panel, f"curves{i}")
-        data |= rows
-        charts.append(chart.properties(width=230, height=150, title=panel.title))
-    whole = alt.concat(*charts, columns=columns)
-    spec: Spec = whole.to_dict()
-    spec["datasets"] = data
-    spec["title"] = {"text": figure.title, "subtitle": figure.subtitle, "offset": 18}
-    spec["config"] = look.config()
-    spec["config"]["title"] |= {"frame": "bounds"}
-    return spec
-
-
-def _panel(
-    figure: CurvePanels, panel: Panel, name: str
-) -> tuple[alt.LayerChart, dict[str, list[Row]]]:
-    """Lines in their arm's colour; learning rates are named by batch size at their end."""
-    labels = display_names(curve.arm for p in figure.panels for curve in p.curves)
-    pairs = list(dict.fromkeys((labels[c.arm], c.slot) for c in panel.curves))
-    rows = [row for curve in panel.curves for row in _curve_rows(curve, labels)]
-    percent = figure.quantity == "test accuracy"
-    y = alt.Y("value:Q").title(None)
-    if percent:
-        y = y.scale(domain=[0, 1]).axis(format=".0%", tickCount=5)
-    else:
-        y = y.scale(type="log").axis(format="~g", tickCount=4)
-    x = alt.X("epoch:Q").title("epoch").axis(tickCount=5, format="d", grid=False)
-    base = alt.Chart(alt.NamedData(name)).encode(x=x, y=y, color=_arm_colour(pairs, False))
-    lines = base.mark_line(strokeWidth=1.4, opacity=0.85, interpolate="linear").encode(
-        detail="curve:N", strokeDash=_arm_dash(pairs)
-    )
-    layers = [lines]
-    data = {name: rows}
-    if figure.quantity == "learning rate":
-        ends = f"{name}-ends"
-        data[ends] = _curve_ends(panel, labels)
-        text = alt.Chart(alt.NamedData(ends)).mark_text(align="left", dx=3, fontSize=10)
-        layers.append(text.encode(x=x, y=y, text="label:N", color=_arm_colour(pairs, False)))
-    return alt.layer(*layers), data
-
-
-def _curve_rows(curve: Curve, labels: dict[str, str]) -> list[Row]:
-    name = f"{curve.batch_size}/{curve.seed}/{curve.slot}"
-    arm = labels[curve.arm]
-    return [{"arm": arm, "curve": name, "epoch": e, "value": v} for e, v in curve.points]
-
-
-def _curve_ends(panel: Panel, labels: dict[str, str]) -> list[Row]:
-    return [
-        {"arm": labels[c.arm], "epoch": c.points[-1][0], "value": c.points[-1][1]}
-        | {"label": f"{c.batch_size:,}"}
-        for c in panel.curves
-        if c.points
-    ]
-
-
-def _batch_domain(sizes: Sequence[int]) -> tuple[float, float]:
-    return (min(sizes) / 2**0.4, max(sizes) * 2**0.4) if sizes else (1.0, 2.0)
-
-
-def _batch_axis(sizes: Sequence[int], log2: bool) -> alt.X:
-    low, high = _batch_domain(sizes)
-    x = alt.X("x:Q").title("batch size (examples per update)")
-    if log2:
-        x = x.scale(type="log", base=2, domain=[low, high], nice=False)
-        crowded = len(sizes) > 9
-        return x.axis(values=list(sizes), format=",d", labelOverlap="greedy" if crowded else
-                      "parity")
-    x = x.scale(domain=[0, max(sizes, default=1) * 1.04], nice=False)
-    return x.axis(format=",d", tickCount=6, labelOverlap="greedy")
-
-
-def _arm_colour(pairs: Sequence[tuple[str, int]], legend: bool) -> alt.Color:
-    scale = alt.Scale(
-        domain=[name for name, _ in pairs], range=[look.colour(slot) for _, slot in pairs]
-    )
-    return alt.Color("arm:N", scale=scale, legend=alt.Legend() if legend else None)
-
-
-def _arm_dash(pairs: Sequence[tuple[str, int]]) -> alt.StrokeDash:
-    scale = alt.Scale(
-        domain=[name for name, _ in pairs], range=[look.dash(slot) for _, slot in pairs]
-    )
-    return alt.StrokeDash("arm:N", scale=scale, legend=None)
-
-
-def _arm_shape(pairs: Sequence[tuple[str, int]]) -> alt.Shape:
-    scale = alt.Scale(
-        domain=[name for name, _ in pairs], range=[look.shape(slot) for _, slot in pairs]
-    )
-    return alt.Shape("arm:N", scale=scale, legend=None)
-
-
-def _tips(fields: Sequence[str]) -> list[alt.Tooltip]:
-    return [alt.Tooltip(f"{field}:N") for field in fields]
-
-
-def _finish(
-    chart: alt.LayerChart,
-    data: dict[str, list[Row]],
-    width: Width,
-    height: int,
-    words: tuple[str, str],
-    titled: bool,
-    size: Literal["full", "small"] = "full",
-) -> Spec:
-    """Size, words, data and configuration. Data go in last: Altair need not validate them."""
-    spec: Spec = chart.properties(height=height).to_dict()
-    title, subtitle = words
-    spec["width"] = width
-    spec["autosize"] = {"type": "fit-x" if width == "container" else "pad", "contains": "padding"}
-    spec["description"] = ". ".join(part for part in words if part)
-    if titled:
-        spec["title"] = {"text": title, "subtitle": subtitle} if subtitle else {"text": title}
-    spec["datasets"] = data
-    spec["config"] = look.config(size)
-    return spec
+def _difference_rows(points: Any, at: Row, shift: float) -> list[Row]:
+    rows = []
+    for p in points:
+        if p.value is None:
+            continue
+        low, high = (None if end is None else 100 * end for end in (p.low, p.high))
+        interval = "–" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+        rows.append(
+            at
+            | {"x": p.batch_size * shift, "value": 100 * p.value, "low": low, "high": high}
+            | {"batch size": f"{p.batch_size:,}", "pairs": str(p.n), "interval": interval}
+            | {"difference, points": f"{100 * p.value:+.2f}"}
+        )
+    return rows

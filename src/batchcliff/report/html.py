@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from batchcliff.report import draw, look
+from batchcliff.report import draw, draw_curves, look
 from batchcliff.report.content import Content, tables
 from batchcliff.report.figures import CurvePanels
 from batchcliff.report.ledger import FLAGS
@@ -62,7 +62,8 @@ def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
         )
     for name, figure in curve_figures(content).items():
         for i, panel in enumerate(figure.panels):
-            specs[f"chart-{name}-{i}"] = draw.panel_chart(figure, panel, width, 150)
+            height = 240 if name == "learning-rate" else 150
+            specs[f"chart-{name}-{i}"] = draw_curves.panel_chart(figure, panel, width, height)
     return specs
 
 
@@ -158,6 +159,7 @@ def _view(content: Content) -> dict[str, Any]:
             "differences": content.differences,
             **curve_figures(content),
         },
+        "difference_legend": [(line.slot, names[line.arm]) for line in content.differences.lines],
         "published": content.published,
         "published_legend": _published_legend(content),
         "tables": tables(content),

@@ -10,6 +10,13 @@ from batchcliff.stats.intervals import Estimate
 from batchcliff.stats.summary import ArmSummary, StudySummary
 
 
+FEW_ARMS = 3  # besides the reference; the answer stays short with more
+CLIFFS = {
+    "tolerance": "the batch size at which {delta} points are lost (the tolerance cliff)",
+    "collapse": "the batch size at which half of the trials fail (the collapse cliff)",
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CliffRow:
     """One arm's cliffs as texts for the table under the answer."""
@@ -85,15 +92,20 @@ def cliff_rows(summary: StudySummary) -> tuple[CliffRow, ...]:
 
 
 def headline(summary: StudySummary) -> tuple[str, ...]:
-    """The answer: the largest shift there is evidence for first, then each arm's cliff.
+    """The answer: how far each arm moves each cliff, then where each arm's cliffs are.
 
-    Every sentence carries its interval, or says why it has none.
+    Every sentence carries its interval, or says why it has none. With many arms, what the
+    cliffs' table says of the collapse is left to it.
     """
     if not any(c.cell.measured for arm in summary.arms for c in arm.cells):
         return ("No trial has been measured yet: there is no answer to give.",)
-    sentences = [_shift_sentence(arm, summary) for arm in summary.arms if arm.tolerance_shift]
+    others = [arm for arm in summary.arms if arm.arm != summary.reference_arm]
+    sentences = [_shift_sentence(arm.tolerance_shift, summary) for arm in others]
+    if len(others) <= FEW_ARMS:
+        sentences += [_shift_sentence(arm.collapse_shift, summary) for arm in others]
     sentences += [_arm_sentence(arm, summary) for arm in summary.arms]
-    sentences += [_collapse_sentence(summary)]
+    if len(others) <= FEW_ARMS:
+        sentences.append(_collapse_sentence(summary))
     if max(c.cell.measured for arm in summary.arms for c in arm.cells) == 1:
         sentences.append(
             "One seed a cell: no interval can be given, and a fall at one batch size may be "
@@ -136,30 +148,33 @@ def _bound(estimate: Estimate) -> str:
     return f" ({estimate.level:.0%} interval: {text})" if text else ""
 
 
-def _shift_sentence(arm: ArmSummary, summary: StudySummary) -> str:
-    """What the arm does to the cliff; whichever of the two cliffs tells more."""
-    name, reference = f"“{clean(arm.arm, 32)}”", f"“{clean(summary.reference_arm, 32)}”"
-    shifts = [s for s in (arm.tolerance_shift, arm.collapse_shift) if s is not None]
-    known = [s for s in shifts if s.factor.value is not None]
-    if not known:
-        notes = {s.factor.note for s in shifts if s.factor.note}
-        why = f": {clean(sorted(notes)[0], 200)}" if notes else ""
-        return f"How far {name} moves the cliff of {reference} cannot be said{why}."
-    said = [_one_shift(s) for s in known]
-    return f"Against {reference}, {name} {listed(said)}."
-
-
-def _one_shift(shift: Shift) -> str:
-    factor, cliff = shift.factor, f"the {shift.kind} cliff"
-    value = factor.value or 0.0
-    size = {"": "", "above": "at least ", "below": "at most "}[factor.censored] + f"×{value:.2f}"
+def _shift_sentence(shift: Shift | None, summary: StudySummary) -> str:
+    """What an arm does to one of the two cliffs, no stronger than its interval allows."""
+    if shift is None:
+        return ""
+    name, reference = f"“{clean(shift.arm, 32)}”", f"“{clean(shift.reference_arm, 32)}”"
+    cliff = CLIFFS[shift.kind].format(delta=f"{100 * summary.delta:g}")
+    factor = shift.factor
+    if factor.value is None:
+        why = f": {clean(factor.note, 200)}" if factor.note else ""
+        return f"How far {name} moves {cliff} of {reference} cannot be said{why}."
+    bound = {"": "", "above": "at least ", "below": "at most "}[factor.censored]
+    size = f"{bound}×{factor.value:.2f}"
+    direction = "larger" if factor.value > 1 else "smaller"
     if not factor.has_interval:
-        return f"moves {cliff} by {size} (one seed: no interval)"
+        return f"{name} moves {cliff} of {reference} by {size} (one seed: no interval)."
     level = f"{factor.level:.0%} interval {interval_text(factor, factor=True)}"
     if factor.covers(1.0):
-        return f"shows no certain move of {cliff} ({size}, {level}, which includes ×1)"
-    direction = "to larger batches" if value > 1 else "to smaller batches"
-    return f"moves {cliff} {direction} by {size} ({level})"
+        return (
+            f"{name} shows no certain move of {cliff} of {reference}: {size} ({level}, which "
+            "includes ×1)."
+        )
+    unsure = shift.p_adjusted is not None and shift.p_adjusted > 1 - factor.level
+    holm = "; not certain once corrected for the number of arms" if unsure else ""
+    return (
+        f"{name} moves {cliff} of {reference} to {direction} batches by {size} "
+        f"({level}{holm})."
+    )
 
 
 def _collapse_sentence(summary: StudySummary) -> str:

@@ -12,7 +12,7 @@ import vl_convert
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import StorageError
 from batchcliff.record import TrialRecord
-from batchcliff.report import draw, html
+from batchcliff.report import draw, draw_curves, html
 from batchcliff.report.content import Content, make_content, summary_plain, tables
 from batchcliff.report.join import Planned
 from batchcliff.report.markdown import results_markdown
@@ -84,7 +84,7 @@ def static_specs(content: Content) -> dict[str, draw.Spec]:
     if any(line.points for line in content.differences.lines):
         specs["differences"] = draw.differences_chart(content.differences)
     for name, figure in html.curve_figures(content).items():
-        specs[name] = draw.panels_chart(figure)
+        specs[name] = draw_curves.panels_chart(figure)
     return specs
 
 

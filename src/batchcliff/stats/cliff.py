@@ -119,7 +119,7 @@ def draw_cliffs(
     base, floor, chance = reference.curve, reference.floor, reference.chance
     arms = [base] if curve is base else [base, curve]
     failures = draw_failures([failure_counts(arm, floor) for arm in arms], draws, rng)
-    normals = [rng.standard_normal((draws, len(arm.batch_sizes))) for arm in arms]
+    normals = [rng.standard_normal((len(arm.batch_sizes), draws)).T for arm in arms]
     if curve is not base:
         own = math.sqrt(1 - correlation**2)
         for k, size in enumerate(curve.batch_sizes):
@@ -132,16 +132,16 @@ def draw_cliffs(
     ]
     threshold_D = plateau(means[0]) - reference.delta
     cliffs = [
-        _cliffs(arm, means_DK, failed.midpoint, threshold_D)
+        _cliffs(arm, means_DK, failed.half, threshold_D)
         for arm, means_DK, failed in zip(arms, means, failures, strict=True)
     ]
     return cliffs[-1], cliffs[0]
 
 
-def _cliffs(curve: Curve, means_DK: Array, midpoint_D: Array, threshold_D: Array) -> CliffDraws:
+def _cliffs(curve: Curve, means_DK: Array, half_D: Array, threshold_D: Array) -> CliffDraws:
     x = curve.log2_sizes
-    below, above = midpoint_D < x[0], midpoint_D > x[-1]
-    collapse = np.where(below, -np.inf, np.where(above, np.inf, midpoint_D))
+    below, above = half_D < x[0], half_D > x[-1]
+    collapse = np.where(below, -np.inf, np.where(above, np.inf, half_D))
     tolerance = crossing(monotone_envelope(means_DK), threshold_D, x)
     return CliffDraws(tolerance, collapse, (float(x[0]), float(x[-1])))
 

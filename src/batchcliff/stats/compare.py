@@ -9,10 +9,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from batchcliff.errors import UsageError
 from batchcliff.stats.cliff import (
@@ -207,7 +207,8 @@ def _sensitivity(half: float, level: float, seeds: int) -> tuple[float | None, i
     """
     if not math.isfinite(half):
         return None, None
-    ratio = float(stats.norm.ppf(POWER) / stats.norm.ppf(0.5 + level / 2))
+    normal = NormalDist()
+    ratio = normal.inv_cdf(POWER) / normal.inv_cdf(0.5 + level / 2)
     octaves = half * (1 + ratio)
     needed = math.ceil(seeds * (octaves / math.log2(DETECT)) ** 2)
     return 2.0**octaves, max(2, needed)

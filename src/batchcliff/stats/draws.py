@@ -19,7 +19,7 @@ from batchcliff.stats.failure import Counts, FailureDraws
 
 Array = NDArray[np.float64]
 
-DRAWS = 3000
+DRAWS = 2000
 SEED = 20190604  # of the draws: equal data give equal intervals
 SMALLEST_SPREAD = 1e-4  # accuracy: a test set of 10,000 resolves no less
 
@@ -94,7 +94,7 @@ def draw_means(
     ]
     fail = [np.array([curve.values[k][s] for s in sorted(failing[k])]) for k in range(sizes)]
     stand_DK = _draw_means(stand, rng, normal_DK, 1.0)
-    fail_DK = _draw_means(fail, rng, rng.standard_normal((draws, sizes)), chance)
+    fail_DK = _draw_means(fail, rng, rng.standard_normal((sizes, draws)).T, chance)
     return failures.share * fail_DK + (1 - failures.share) * stand_DK
 
 
@@ -110,7 +110,7 @@ def _draw_means(
     squares = sum(float(np.sum((g - g.mean()) ** 2)) for g in groups if g.size)
     freedom = sum(g.size - 1 for g in groups if g.size)
     known = [k for k in range(sizes) if groups[k].size]
-    out = np.full((draws, sizes), default)
+    out = np.full((sizes, draws), default).T  # columns lie together: they are what is written
     for k in known:
         group = groups[k]
         own = group.size - 1

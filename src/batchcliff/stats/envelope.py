@@ -27,7 +27,7 @@ def monotone_envelope(means_DK: Array) -> Array:
         for j in range(sizes - 1, i - 1, -1):
             np.maximum(best_D, (sums_KD[j + 1] - sums_KD[i]) / (j + 1 - i), out=best_D)
             np.minimum(envelope_KD[j], best_D, out=envelope_KD[j])
-    return np.ascontiguousarray(envelope_KD.T)
+    return envelope_KD.T
 
 
 def plateau(means_DK: Array) -> Array:

@@ -1,9 +1,10 @@
 """How likely a trial fails at each batch size: a logistic in log2 B, with its posterior.
 
-P(fail at B) = 1 / (1 + exp(-(log2 B - midpoint) / width)); the midpoint is the collapse
-cliff. With three seeds a cell, maximum likelihood is at infinity in most studies (some
-batch size has no failure, the next has nothing else), so the posterior is integrated on a
-grid instead; docs/statistics.md says which prior and how it covers.
+P(fail at B) = stray + (1 - stray) / (1 + exp(-(log2 B - midpoint) / width)): `stray` is the
+share of trials that fail at any batch size, and the collapse cliff is where half fail. With
+three seeds a cell, maximum likelihood is at infinity in most studies (one batch size has no
+failure, the next nothing else), so the posterior is integrated on a grid instead;
+docs/statistics.md says which prior and how the intervals cover.
 """
 
 from __future__ import annotations
@@ -18,24 +19,20 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 BEYOND = 2.0  # octaves by which the midpoint may lie outside of the grid; prior: uniform
-MIDPOINTS = 24  # points of the integral per octave
+MIDPOINTS = 16  # points of the integral per octave
 WIDTHS = (0.02, 1.5)  # octaves; prior density in log width: width**WIDTH_POWER
 WIDTH_POWER = 0.5  # chosen by simulation among 0 .. 1: see docs/statistics.md
 WIDTH_POINTS = 20
-
-
-def _width_grid() -> Array:
-    """Middles of equal steps in log width, [W]."""
-    steps = (np.arange(WIDTH_POINTS) + 0.5) / WIDTH_POINTS
-    widths: Array = WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** steps
-    return widths
+WIDTHS_ALIKE = 0.4  # two arms' widths differ by this log-normal standard deviation
+STRAY = (0.0, 0.02, 0.06, 0.15)  # shares that fail at any batch size, equal in all arms
+STRAY_PRIOR = (0.7, 0.1, 0.1, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDraws:
-    """Posterior draws: `midpoint` in log2 B, `share` the failure share at each size."""
+    """Posterior draws: `half` where half fail, in log2 B; `share` that fail at each size."""
 
-    midpoint: Array  # [D]
+    half: Array  # [D]
     share: Array  # [D, K]
 
 
@@ -48,53 +45,86 @@ class Counts:
     trials: tuple[int, ...]
 
 
+def _width_grid() -> Array:
+    """Middles of equal steps in log width, [W]."""
+    steps = (np.arange(WIDTH_POINTS) + 0.5) / WIDTH_POINTS
+    widths: Array = WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** steps
+    return widths
+
+
 @lru_cache(maxsize=64)
-def _prior_grid(log2_sizes: tuple[float, ...]) -> tuple[Array, Array, Array, Array]:
-    """midpoints [M], widths [W], log P(fail) [M, W, K], log P(stand) [M, W, K]."""
-    x = np.array(log2_sizes)
+def _prior_grid(log2_sizes: tuple[float, ...]) -> tuple[Array, Array, Array]:
+    """midpoints [M], log P(fail) and log P(stand) [M, W, E, K]."""
+    x, stray_E = np.array(log2_sizes), np.array(STRAY)
     span = x[-1] - x[0] + 2 * BEYOND
-    midpoints = np.linspace(x[0] - BEYOND, x[-1] + BEYOND, round(span * MIDPOINTS) + 1)
-    widths = _width_grid()
-    z = (x - midpoints[:, None, None]) / widths[:, None]
-    return midpoints, widths, -np.logaddexp(0.0, -z), -np.logaddexp(0.0, z)
+    points = round(span * MIDPOINTS) + 1
+    midpoints = np.linspace(x[0] - BEYOND, x[-1] + BEYOND, points)
+    z = (x - midpoints[:, None, None, None]) / _width_grid()[:, None, None]
+    log_stand = np.log1p(-stray_E)[:, None] - np.logaddexp(0.0, z)
+    with np.errstate(divide="ignore"):
+        log_stray = np.log(stray_E)[:, None]
+    log_fail = np.logaddexp(log_stray, np.log1p(-stray_E)[:, None] - np.logaddexp(0.0, -z))
+    return midpoints, log_fail, log_stand
 
 
 @lru_cache(maxsize=4096)
 def _posterior(counts: Counts) -> tuple[Array, Array]:
-    """Marginal likelihood of each width [W], and the midpoint's cumulative given it [W, M]."""
-    _, _, log_fail, log_stand = _prior_grid(counts.log2_sizes)
+    """Likelihood of (width, stray) with the midpoint integrated out [W, E], and the
+    midpoint's cumulative given them [W * E, M]."""
+    _, log_fail, log_stand = _prior_grid(counts.log2_sizes)
     f, n = (np.array(c, dtype=np.float64) for c in (counts.fails, counts.trials))
     log_like = log_fail @ f + log_stand @ (n - f)
-    cumulative: Array = np.cumsum(np.exp(log_like - log_like.max()), axis=0).T
-    total = cumulative[:, -1].copy()
-    return total, cumulative / total[:, None]
+    cumulative: Array = np.cumsum(np.exp(log_like - log_like.max()), axis=0)
+    total: Array = cumulative[-1].copy()
+    shares: Array = np.where(total > 0, cumulative / np.where(total > 0, total, 1.0), 1.0)
+    return total, np.ascontiguousarray(shares.reshape(shares.shape[0], -1).T)
+
+
+def _shape_weights(totals: Sequence[Array]) -> Array:
+    """Posterior weight of the arms' widths and of their common stray share.
+
+    One arm: [W, 1, E]. Two: [W, W, E], widths alike within `WIDTHS_ALIKE`.
+    """
+    log_width = np.log(_width_grid())
+    prior_W = np.exp(WIDTH_POWER * log_width)
+    prior_E = np.array(STRAY_PRIOR)
+    if len(totals) == 1:
+        one: Array = (prior_W[:, None] * totals[0] * prior_E)[:, None, :]
+        return one
+    alike = np.exp(-0.5 * ((log_width[:, None] - log_width) / WIDTHS_ALIKE) ** 2)
+    alike *= prior_W[:, None] * prior_W
+    weights: Array = alike[:, :, None] * totals[0][:, None, :] * totals[1][None] * prior_E
+    return weights
 
 
 def draw_failures(
     arms: Sequence[Counts], draws: int, rng: np.random.Generator
 ) -> list[FailureDraws]:
-    """`draws` posterior draws for each arm, all with one width in common.
+    """`draws` joint posterior draws for one arm or two.
 
     Stratified in the posterior's cumulative weight and spread over the grid's steps, so
     that quantiles are smooth in few draws.
     """
     found = [_posterior(counts) for counts in arms]
-    widths = _width_grid()
-    weight = np.prod([total for total, _ in found], axis=0) * widths**WIDTH_POWER
-    cumulative = np.cumsum(weight) / weight.sum()
-    index = np.searchsorted(cumulative, _strata(draws, rng)).clip(0, WIDTH_POINTS - 1)
-    width = widths[index]
+    weights = _shape_weights([total for total, _ in found])
+    cumulative = np.cumsum(weights)
+    place = np.searchsorted(cumulative, _strata(draws, rng) * cumulative[-1])
+    first, second, stray = np.unravel_index(place.clip(0, weights.size - 1), weights.shape)
+    widths, stray_D = _width_grid(), np.array(STRAY)[stray]
     out = []
-    for counts, (_, midpoint_WM) in zip(arms, found, strict=True):
+    for counts, (_, midpoint_SM), width in zip(arms, found, (first, second), strict=False):
         midpoints = _prior_grid(counts.log2_sizes)[0]
-        step = midpoints[1] - midpoints[0]
-        # one search for all widths: row w of the cumulative is shifted by w
-        flat = (midpoint_WM + np.arange(WIDTH_POINTS)[:, None]).ravel()
-        place = np.searchsorted(flat, index + _strata(draws, rng) * (1 - 1e-9))
-        midpoint = midpoints[(place - index * midpoints.size).clip(0, midpoints.size - 1)]
-        midpoint = midpoint + step * (rng.random(draws) - 0.5)
-        z = (np.array(counts.log2_sizes) - midpoint[:, None]) / width[:, None]
-        out.append(FailureDraws(midpoint, 1.0 / (1.0 + np.exp(-np.clip(z, -500.0, 500.0)))))
+        shape = width * len(STRAY) + stray
+        # one search for all shapes: row s of the cumulative is raised by s
+        raised = (midpoint_SM + np.arange(len(midpoint_SM))[:, None]).ravel()
+        place = np.searchsorted(raised, shape + _strata(draws, rng) * (1 - 1e-9))
+        midpoint = midpoints[(place - shape * midpoints.size).clip(0, midpoints.size - 1)]
+        midpoint = midpoint + (midpoints[1] - midpoints[0]) * (rng.random(draws) - 0.5)
+        z_KD = (np.array(counts.log2_sizes)[:, None] - midpoint) / widths[width]
+        logistic_KD = 1.0 / (1.0 + np.exp(-np.clip(z_KD, -500.0, 500.0)))
+        share = (stray_D + (1 - stray_D) * logistic_KD).T
+        half = midpoint + widths[width] * np.log((0.5 - stray_D) / 0.5)
+        out.append(FailureDraws(half, share))
     return out
 
 

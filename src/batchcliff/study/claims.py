@@ -22,6 +22,7 @@ from batchcliff.provenance import utc_now
 from batchcliff.study.files import (
     RESERVE,
     Folder,
+    close,
     disk,
     free_bytes,
     publish_once,
@@ -56,7 +57,7 @@ class Lease:
         # Never LOCK_UN: that would free it for the child as well.
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            os.close(fd)
+            close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +82,11 @@ def take_lease(leases: Folder, trial_id: str) -> Lease | None:
         if leases.holds(alive):
             ranks = leases.lock(alive)
             if ranks is None:
-                os.close(fd)
+                close(fd)
                 return None
-            os.close(ranks)
+            close(ranks)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        close(fd)
         raise
     return Lease(fd)
 
@@ -207,7 +207,7 @@ class EventLog:
     def close(self) -> None:
         """Close the file, if it is this process' own."""
         if self._fd >= 0 and self._pid == os.getpid():
-            os.close(self._fd)
+            close(self._fd)
         self._pid, self._fd = 0, -1
 
     def _open(self) -> None:
@@ -248,8 +248,7 @@ def make_reserve(tmp: Folder) -> None:
         with contextlib.suppress(OSError):
             os.unlink(RESERVE, dir_fd=tmp.fd)
     finally:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        close(fd)
 
 
 def read_events(folder: Folder) -> tuple[list[dict[str, Any]], int]:

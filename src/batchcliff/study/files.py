@@ -95,6 +95,12 @@ def check_space(path: Path, fd: int, needed: int) -> None:
 # --- folders -----------------------------------------------------------------------------
 
 
+def close(fd: int) -> None:
+    """Close what nothing was written to: an error of it has nothing to tell."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
 def sync_folder(fd: int) -> None:
     """fsync a directory, where the file system knows such a thing. Raises OSError."""
     try:
@@ -140,7 +146,7 @@ class Folder:
             raise storage_error(error, "open", path) from error
 
     def close(self) -> None:
-        os.close(self.fd)
+        close(self.fd)
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +208,7 @@ class Folder:
                     raise Damaged(f"larger than {MAX_BYTES} bytes")
                 return _read_all(fd, state.st_size)
         finally:
-            os.close(fd)
+            close(fd)
 
     def write_temporary(self, data: bytes) -> Temporary:
         """Write and fsync a new file of random name in here. Raises OSError, leaving none."""
@@ -234,10 +240,10 @@ class Folder:
             try:
                 fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(fd)
+                close(fd)
                 return None
             except BaseException:
-                os.close(fd)
+                close(fd)
                 raise
             return fd
 
@@ -311,7 +317,7 @@ def _locked(locks: Folder, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def set_aside(

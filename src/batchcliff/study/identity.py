@@ -17,6 +17,7 @@ from batchcliff.errors import UsageError
 from batchcliff.provenance import utc_now
 from batchcliff.study.files import (
     Folder,
+    close,
     disk,
     has_hard_links,
     publish_once,
@@ -153,7 +154,7 @@ def _make_folders(path: Path) -> None:
             with disk("sync", parent):
                 sync_folder(fd)
         finally:
-            os.close(fd)
+            close(fd)
 
 
 def difference(old: Any, new: Any, where: str = "") -> list[str]:

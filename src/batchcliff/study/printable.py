@@ -21,7 +21,7 @@ def hidden_character(text: str, allowed: str = "") -> str | None:
 def printable(value: Any, limit: int = 500) -> str:
     """`value` as one line of text, at most `limit` characters, without control characters."""
     text = "".join(
-        " " if c in "\n\t" else c
+        " " if c in "\n\t" or unicodedata.category(c) == "Zs" else c
         for c in str(value)
         if c in "\n\t" or unicodedata.category(c) not in HIDDEN
     )

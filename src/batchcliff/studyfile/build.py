@@ -199,17 +199,25 @@ def flat(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _nearest(document: Document, table: Path_, *keys: str) -> Path_:
+    """The first of `keys` that the document has in `table`, or the table itself."""
+    known = (document.lines, document.options)
+    return next(
+        ((*table, key) for key in keys if any((*table, key) in k for k in known)), table
+    )
+
+
 def _check_settings(document: Document, settings: Settings, path: Path_) -> None:
     norm = settings.batch_norm
     if norm.running == "per-group" and not str(norm.group).startswith("B/"):
         raise document.fail(
-            (*path, "batch_norm"),
+            _nearest(document, (*path, "batch_norm"), "group", "running"),
             f'running = "per-group" needs a fixed number of groups, such as group = "B/8", and '
             f'the group is {show(norm.group)}. Write running = "mean" too.',
         )
     if settings.optimizer.nesterov and settings.optimizer.momentum == 0:
         raise document.fail(
-            (*path, "optimizer"),
+            _nearest(document, (*path, "optimizer"), "nesterov", "momentum"),
             "nesterov = true with momentum = 0 changes nothing. Write e.g. momentum = 0.9.",
         )
 

@@ -336,7 +336,8 @@ def _problem(model: type[BaseModel], error: Any, document: Document, prefix: Pat
     for part in path[:-1]:
         inner = fields_of(table).get(part) if isinstance(part, str) else None
         table = inner or table
-    field = table.model_fields.get(str(path[-1])) or table.model_fields.get(str(path[0]))
+    names = [part for part in reversed(path) if part in table.model_fields]
+    field = table.model_fields[str(names[0])] if names else None
     full = prefix + path
     if error["type"] == "extra_forbidden":
         text = unknown("key", str(path[-1]), table.model_fields)

@@ -1,0 +1,185 @@
+"""Shifts, paired differences, Holm, and the refusal to compare what differs in more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import make_spec, make_test_curve
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from batchcliff.errors import UsageError
+from batchcliff.spec import Settings
+from batchcliff.stats.cliff import make_reference
+from batchcliff.stats.comparable import check_comparable
+from batchcliff.stats.compare import (
+    adjust,
+    holm,
+    paired_differences,
+    seed_correlation,
+    shift,
+)
+
+BASE = [0.98, 0.98, 0.97, 0.2, 0.1, 0.1]
+MOVED = [0.98, 0.98, 0.98, 0.98, 0.2, 0.1]
+
+
+def columns(means, seeds=3, noise=0.003, seed=0):
+    rng = np.random.default_rng(seed)
+    return [list(m + noise * rng.standard_normal(seeds)) for m in means]
+
+
+def curves(base=BASE, moved=MOVED, seeds=3):
+    first = make_test_curve(columns(base, seeds))
+    return make_test_curve(columns(moved, seeds, seed=1), arm="warmup"), make_reference(
+        first, 0.1
+    )
+
+
+@pytest.mark.parametrize("kind", ["tolerance", "collapse"])
+def test_ten_seeds_find_a_shift_of_one_octave(kind):
+    arm, reference = curves(seeds=10)
+    found = shift(arm, reference, kind)
+    assert found.factor.covers(2.0) and not found.factor.covers(1.0)
+    assert found.p_value < 0.05
+    assert (found.pairs, found.factor.n) == (60, 10)
+    assert found.factor.value == pytest.approx(2.0, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["tolerance", "collapse"])
+def test_an_arm_against_its_own_numbers_is_no_shift(kind):
+    first = make_test_curve(columns(BASE))
+    reference = make_reference(first, 0.1)
+    found = shift(make_test_curve(columns(BASE), arm="copy"), reference, kind)
+    assert found.factor.covers(1.0) and found.p_value > 0.5
+    assert found.factor.value == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["tolerance", "collapse"])
+@pytest.mark.parametrize("moved", [MOVED, BASE, [0.98] * 6, [0.1] * 6])
+def test_law_interval_and_test_are_one_statement(kind, moved):
+    arm, reference = curves(moved=moved, seeds=5)
+    found = shift(arm, reference, kind)
+    assert found.factor.covers(1.0) == (found.p_value > 0.05)
+
+
+def test_a_censored_cliff_makes_the_factor_a_bound():
+    arm, reference = curves(moved=[0.98] * 6, seeds=5)
+    found = shift(arm, reference, "collapse").factor
+    assert found.censored == "above" and found.unbounded == "high" and found.high is None
+    assert found.value == pytest.approx(1024 / (128 * 2**0.5), rel=0.1)
+    arm, reference = curves(base=[0.98] * 6, moved=MOVED, seeds=5)
+    assert shift(arm, reference, "collapse").factor.censored == "below"
+    arm, reference = curves(base=[0.98] * 6, moved=[0.98] * 6, seeds=5)
+    nothing = shift(arm, reference, "collapse")
+    assert nothing.factor.value is None and nothing.factor.unbounded == "both"
+    assert nothing.p_value == 1.0 and nothing.minimum_detectable is None
+
+
+def test_one_seed_gives_a_factor_without_interval_or_test():
+    arm, reference = curves(seeds=1)
+    found = shift(arm, reference, "tolerance")
+    assert found.factor.value == pytest.approx(2.0, rel=0.1)
+    assert not found.factor.has_interval and found.p_value is None
+    assert "one seed: no interval, no test" in found.factor.note
+
+
+def test_more_seeds_detect_smaller_shifts_and_need_no_more():
+    few, many = (shift(*curves(seeds=n), "collapse") for n in (3, 10))
+    assert 1.0 < many.minimum_detectable < few.minimum_detectable
+    assert few.seeds_needed > 3
+    with pytest.raises(UsageError, match="cliff kind 'edge' is unknown"):
+        shift(*curves(), "edge")
+
+
+def test_twin_paired_difference_is_scipys_paired_t():
+    arm, reference = curves(seeds=5)
+    base = reference.curve
+    for found, mine, theirs in zip(
+        paired_differences(arm, base, 0.9), arm.values, base.values, strict=True
+    ):
+        a, b = list(mine.values()), list(theirs.values())
+        interval = stats.ttest_rel(a, b).confidence_interval(0.9)
+        assert found.difference.low == pytest.approx(interval.low, abs=1e-12)
+        assert found.difference.high == pytest.approx(interval.high, abs=1e-12)
+
+
+def test_pairs_are_of_equal_seeds_and_batch_sizes_only():
+    base = make_test_curve([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    arm = make_test_curve([[0.95, 0.85]], arm="short")
+    (found,) = paired_differences(arm, base)
+    assert (found.batch_size, found.difference.n) == (32, 2)
+    assert found.difference.value == pytest.approx(0.05)
+
+
+def test_a_diverged_trial_is_said_in_the_paired_difference():
+    base = make_test_curve([[0.9, 0.1], [0.9, 0.9]], diverged=[(1,), ()])
+    arm = make_test_curve([[0.9, 0.9], [0.9, 0.9]], arm="warmup")
+    first, second = paired_differences(arm, base)
+    assert "diverged trials at chance" in first.difference.note
+    assert second.difference.note == ""
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_twin_holm_is_statsmodels(p_values):
+    twin = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(tuple(twin), abs=1e-12)
+
+
+def test_holm_refuses_what_is_no_p_value():
+    with pytest.raises(UsageError, match=r"p-values must lie in \[0, 1\]"):
+        holm([0.5, 1.5])
+    with pytest.raises(UsageError, match="value 0 is nan"):
+        holm([float("nan")])
+    assert holm([]) == ()
+
+
+def test_holm_runs_over_the_arms_of_one_kind():
+    arm, reference = curves(seeds=10)
+    same = make_test_curve(columns(BASE, 10, seed=2), arm="same")
+    pair = adjust(
+        [shift(a, reference, k) for a in (arm, same) for k in ("tolerance", "collapse")]
+    )
+    collapse = [s for s in pair if s.kind == "collapse"]
+    assert collapse[0].p_adjusted == pytest.approx(2 * collapse[0].p_value)
+    alone = adjust([shift(arm, reference, "collapse")])[0]
+    assert alone.p_adjusted == alone.p_value
+
+
+def test_seed_correlation_sees_shared_noise_and_never_invents_it():
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((6, 10))
+    base = make_test_curve(list(0.9 + 0.01 * common))
+    shared = make_test_curve(list(0.9 + 0.01 * common + 0.002 * rng.standard_normal((6, 10))))
+    apart = make_test_curve(list(0.9 + 0.01 * rng.standard_normal((6, 10))))
+    assert seed_correlation(shared, base) > 0.7
+    assert seed_correlation(apart, base) < 0.2
+    flat = make_test_curve([[0.9] * 3] * 6)
+    assert seed_correlation(flat, flat) == 0.0
+
+
+def test_arms_that_differ_in_the_arm_alone_are_comparable():
+    base = [make_spec("none", 32, seed) for seed in range(2)]
+    assert check_comparable([make_spec("warmup", 32, seed) for seed in range(2)], base) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.2}, r"differ in more than the arm.*lr \(warmup: 0.2, none: 0.1\)"),
+        ({"budget": "20ep"}, r"budget \(warmup: '20ep', none: '10ep'\)"),
+        ({"data_digest": "f" * 64}, "data_digest"),
+        ({"workload": "article"}, r"workload \(warmup: 'article', none: 'digits'\)"),
+    ],
+)
+def test_a_difference_beyond_the_arm_is_refused_by_name(change, message):
+    with pytest.raises(UsageError, match=message):
+        check_comparable([make_spec("warmup", 32, 0, **change)], [make_spec("none", 32, 0)])
+
+
+def test_settings_that_an_arm_overrides_are_told():
+    arm = [make_spec("warmup", 32, 0, settings=Settings(precision="fp32"))]
+    (note,) = check_comparable(arm, [make_spec("none", 32, 0)])
+    assert "settings.precision (warmup: 'fp32', none: 'bf16')" in note
