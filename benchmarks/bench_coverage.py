@@ -57,15 +57,13 @@ class Setting:
 SETTINGS = (
     Setting(name="gradual", kind="gradual", width=0.45),
     Setting(name="bimodal"),
-    Setting(name="bimodal-wide", width=0.5),
+    Setting(name="bimodal-wide-unpaired", width=0.5, correlation=0.0),
     Setting(name="bimodal-sharp", width=0.08),
-    Setting(name="bimodal-unpaired", correlation=0.0),
-    Setting(name="bimodal-lost", lost=0.15),
     Setting(name="bimodal-skewed", kind="skewed"),
     Setting(name="bimodal-flaky", flaky=0.03),
     Setting(name="bimodal-widening", widening=1.5),
-    Setting(name="near-the-end", midpoint=9.5),
-    Setting(name="below-the-grid", midpoint=8.0, shift=-4.0),
+    Setting(name="censored-above-lost", midpoint=9.5, lost=0.15),
+    Setting(name="censored-below", midpoint=8.0, shift=-4.0),
 )
 
 

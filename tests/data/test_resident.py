@@ -177,6 +177,8 @@ def test_blocks_are_the_callers_own() -> None:
     again = block(0, 0, 4, 5, 20, "carry", "as-coded")
     assert np.array_equal(again.indices, before[0])
     assert np.array_equal(again.draws, before[1])
+    for array in index_stream(0, 0, 20, num_examples=20, image_shape=SHAPE, kind="as-coded"):
+        assert array.flags.writeable
 
 
 def test_resident_holds_the_data_set() -> None:

@@ -13,9 +13,19 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-CALLS = (
-    "open write fsync close link rename unlink mkdir stat fstat read listdir lstat fstatvfs"
-).split()
+CALLS = [
+    "open",
+    "write",
+    "fsync",
+    "close",
+    "link",
+    "rename",
+    "unlink",
+    "mkdir",
+    "stat",
+    "fstat",
+]
+CALLS += ["read", "listdir", "lstat", "fstatvfs"]
 
 
 class Killed(BaseException):
@@ -91,9 +101,8 @@ class Disk:
 
     def _path(self, name: Any, folder: int | None) -> str:
         name = os.fsdecode(name)
-        if folder is not None and not os.path.isabs(name):
-            return os.path.join(self._fds.get(folder, ("", "/"))[1], name)
-        return os.path.join("/", name)
+        inside = "/" if folder is None else self._fds.get(folder, ("", "/"))[1]
+        return str(Path(inside) / name)
 
     def _meet_fate(self, name: str, subject: Any, real: Any) -> None:
         if self.dead:
@@ -165,11 +174,11 @@ def survivors(log: list[tuple[Any, ...]], cut: int, rng: random.Random) -> dict[
         names.update(change for change in pending[folder] if rng.random() < 0.5)
         for name, number in names.items():
             if number == "folder":
-                left[os.path.join(folder, name)] = "folder"
+                left[f"{folder}/{name}"] = "folder"
             elif number is not None:
                 if number not in held:
                     held[number] = _held(safe.get(number, b""), content[number], rng)
-                left[os.path.join(folder, name)] = held[number]
+                left[f"{folder}/{name}"] = held[number]
     return left
 
 

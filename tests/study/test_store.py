@@ -6,19 +6,14 @@ import dataclasses
 import errno
 import fcntl
 import json
-import math
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from batchcliff.canonical import parse_json, to_plain
 from batchcliff.errors import DataError, StorageError, UsageError
-from batchcliff.record import Outcome
-from batchcliff.study import files
 from batchcliff.study.store import Planned, Store, seal, unseal
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -92,7 +87,7 @@ def test_other_code_is_refused_unless_accepted(store: Store, folder: Path) -> No
     with Store.create(folder, STUDY, fake.DATA, "0.2.0") as now:
         assert now.code == "0.2.0" and list(now.planned()) == CELLS
     other = dataclasses.replace(STUDY, name="other")
-    with pytest.raises(UsageError, match="study.name"):
+    with pytest.raises(UsageError, match=r"study\.name"):
         Store.create(folder, other, fake.DATA, "0.3.0", accept_code_change=True)
 
 
@@ -144,10 +139,14 @@ def test_symbolic_links_in_the_place_of_parts_are_refused(
 ) -> None:
     (folder / part).rename(tmp_path / "moved")
     (folder / part).symlink_to(tmp_path / "moved")
-    with pytest.raises((UsageError, DataError), match="symbolic link|not a plain file"):
+
+    def use() -> None:
         with Store.open(folder) as again:
             again.records()
             again.publish(fake.train(SPECS[0]))
+
+    with pytest.raises((UsageError, DataError), match=r"symbolic link|not a plain file"):
+        use()
 
 
 def test_the_folder_itself_may_be_reached_by_a_link(store: Store, folder: Path) -> None:
@@ -203,186 +202,6 @@ def test_cells_that_share_a_trial_run_it_once(store: Store) -> None:
     twin = dataclasses.replace(CELLS[0], arm="twin")
     assert store.extend([*CELLS, twin]) == 1
     assert store.missing() == CELLS
-
-
-# --- records ---
-
-
-def test_a_record_comes_back_as_it_was(store: Store) -> None:
-    record = fake.train(SPECS[0])
-    assert store.publish(record) is True
-    assert store.record(FIRST) == record and store.records() == {FIRST: record}
-    assert store.missing() == CELLS[1:]
-
-
-def test_nan_and_odd_text_survive(store: Store) -> None:
-    odd = dataclasses.replace(
-        fake.train(SPECS[0]),
-        outcome=Outcome.DIVERGED,
-        accuracy=None,
-        train_loss=math.nan,
-        reason="=cmd|' /C calc'!A0 </script> \x1b[2J \udcff",
-    )
-    assert store.publish(odd)
-    back = store.record(FIRST)
-    assert back is not None and back.train_loss is not None and math.isnan(back.train_loss)
-    assert back.reason == odd.reason.replace("\udcff", "\\udcff")
-
-
-def test_the_first_record_stays(store: Store, folder: Path) -> None:
-    assert store.publish(fake.train(SPECS[0]))
-    before = (folder / f"results/{FIRST}.json").read_bytes()
-    with Store.open(folder) as other:
-        assert other.publish(fake.train(SPECS[0])) is False
-    assert (folder / f"results/{FIRST}.json").read_bytes() == before
-
-
-def test_tables_are_equal_whoever_ran_what_when(tmp_path: Path) -> None:
-    tables = []
-    for order in (1, -1):
-        with fake.start(tmp_path / str(order), TRIALS) as one:
-            for spec in SPECS[::order]:
-                record = fake.train(spec)
-                changed = dataclasses.replace(record.provenance, device=f"machine {order}")
-                one.publish(dataclasses.replace(record, provenance=changed))
-            tables.append(one.table())
-    assert tables[0] == tables[1] == fake.true_table(TRIALS)
-    rows = parse_json(tables[0])
-    assert [row["trial_id"] for row in rows] == sorted(cell.trial_id for cell in CELLS)
-    assert "provenance" not in rows[0]["facts"]
-
-
-def test_a_record_of_an_unknown_field_is_not_thrown_away(store: Store, folder: Path) -> None:
-    # Written by a later version, perhaps: a look must not move it, a new result may.
-    facts = to_plain(fake.train(SPECS[0]))
-    provenance = facts.pop("provenance")
-    path = folder / f"results/{FIRST}.json"
-    path.write_bytes(seal({**facts, "field_of_2030": 1}, provenance))
-    assert store.records() == {} and store.missing() == CELLS
-    assert path.exists() and store.quarantined[0].kept is None
-    assert "field_of_2030" in store.quarantined[0].reason
-    assert store.publish(fake.train(SPECS[0])) is True
-    kept = store.quarantined[0].kept
-    assert kept is not None and b"field_of_2030" in kept.read_bytes()
-
-
-def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """One accident of a disk: cut, flipped, zeroed, inserted, deleted, another's, foreign."""
-    at = rng.randrange(len(data))
-    stop = min(len(data), at + rng.randrange(1, 64))
-    kinds = [
-        data[:at],
-        data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :],
-        data[:at] + bytes(stop - at) + data[stop:],
-        data[:at] + bytes([rng.randrange(256)]) + data[at:],
-        data[:at] + data[stop:],
-        bytes(len(data)),
-        other,
-        b"",
-        rng.randbytes(200),
-        b'{"hello": "world"}',
-    ]
-    return rng.choice(kinds)
-
-
-@pytest.mark.parametrize("verified", [True, False], ids=["store", "control"])
-def test_every_mutation_is_found_and_repaired(
-    store: Store, folder: Path, monkeypatch, verified: bool
-) -> None:
-    fake.work(store)
-    rng, missed = random.Random(5), 0
-    truth, rounds = fake.true_table(TRIALS), int(os.environ.get("BATCHCLIFF_MUTATIONS", "400"))
-    if not verified:  # a store that believes whatever parses
-        monkeypatch.setattr("batchcliff.study.store.unseal", believe)
-        rounds = 60
-    for _ in range(rounds):
-        victim, other = rng.sample(sorted((folder / "results").iterdir()), 2)
-        data = victim.read_bytes()
-        bad = mutated(data, other.read_bytes(), rng)
-        if bad == data:
-            continue
-        victim.write_bytes(bad)
-        found = len(store.records()) == TRIALS - 1 and not victim.exists()
-        missed += not found
-        if verified:
-            assert found, bad
-            assert store.quarantined[-1].kept or store.quarantined[0].kept
-            assert store.publish(fake.train(SPECS[index_of(victim)])) is True
-            assert store.table() == truth
-        else:
-            victim.write_bytes(data)
-    assert missed == 0 if verified else missed > 3
-
-
-def believe(data: bytes):
-    try:
-        whole = parse_json(data)
-        return whole["body"], whole["provenance"]["body"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise files.Damaged(str(error)) from error
-
-
-def index_of(path: Path) -> int:
-    return [spec.trial_id for spec in SPECS].index(path.stem)
-
-
-@pytest.mark.parametrize("kind", ["foreign", "folder", "pipe", "link", "dangling"])
-def test_strangers_among_the_records_are_set_aside(
-    store: Store, folder: Path, kind: str
-) -> None:
-    fake.work(store)
-    path = folder / f"results/{FIRST}.json"
-    path.unlink()
-    if kind == "foreign":
-        (folder / "results/notes.txt").write_text("mine")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "link":
-        path.symlink_to(folder / f"results/{SPECS[1].trial_id}.json")
-    else:
-        path.symlink_to("nowhere")
-    assert [cell.trial_id for cell in store.missing()] == [FIRST]
-    assert len(store.quarantined) == 1 and store.quarantined[0].kept is not None
-    fake.work(store)
-    assert store.table() == fake.true_table(TRIALS)
-
-
-def test_a_bad_record_in_the_way_of_a_new_one_is_replaced(store: Store, folder: Path) -> None:
-    (folder / f"results/{FIRST}.json").write_bytes(b"{")
-    assert store.publish(fake.train(SPECS[0])) is True
-    assert store.record(FIRST) == store.records()[FIRST] and len(store.quarantined) == 1
-
-
-@pytest.mark.parametrize("trial_id", ["", "../../etc/passwd", "A" * 20, "0" * 19, "0" * 21])
-def test_only_trial_ids_become_names(store: Store, trial_id: str) -> None:
-    for use in (store.record, store.lease, store.claim_attempt, store.attempts):
-        with pytest.raises(ValueError, match="20 hex digits"):
-            use(trial_id)
-
-
-def test_parts_lost_in_version_control_are_no_loss(store: Store, folder: Path) -> None:
-    fake.work(store)
-    for part in ("attempts", "lease", "log", "tmp", "cache", "ckpt", "quarantine"):
-        (folder / part).rename(folder.parent / f"gone-{part}")
-    with Store.open(folder) as bare:
-        assert bare.table() == fake.true_table(TRIALS) and bare.missing() == []
-        assert bare.attempts(FIRST) == () and bare.events() == ([], 0)
-        assert bare.record(FIRST) is not None
-
-
-def test_without_hard_links_all_works_after_a_warning(folder: Path, monkeypatch) -> None:
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    with pytest.warns(RuntimeWarning, match="without hard links"):
-        store = fake.start(folder, TRIALS)
-    with store:
-        fake.work(store)
-        assert store.table() == fake.true_table(TRIALS)
-        assert store.publish(fake.train(SPECS[0])) is False
 
 
 # --- leases, attempts, events ---
@@ -510,7 +329,7 @@ def test_the_last_words_fit_on_a_full_disk(store: Store, folder: Path, monkeypat
 
 
 def test_nothing_of_ours_is_left_locked_or_open(folder: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with fake.start(folder, TRIALS) as store:
         fake.work(store)
         store.table()
@@ -518,7 +337,7 @@ def test_nothing_of_ours_is_left_locked_or_open(folder: Path) -> None:
         fake.start(folder, TRIALS + 1)
     with pytest.raises(UsageError):
         Store.open(folder.parent)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     for path in (folder / "lease").iterdir():
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -167,11 +168,8 @@ def recorded(base: Path, rng: random.Random, calls: int, **honesty: bool) -> lis
     """The log of two processes on one disk, the first of them killed somewhere."""
     disk = fake_disk.Disk(base, rng.randrange(calls), None, **honesty)
     for _ in range(2):
-        with disk:
-            try:
-                peer(base / "study", disk.log)
-            except fake_disk.Killed:
-                pass
+        with disk, contextlib.suppress(fake_disk.Killed):
+            peer(base / "study", disk.log)
         disk = disk.again()
     return disk.log
 
@@ -222,7 +220,7 @@ def test_power_cuts_lose_nothing_that_was_acknowledged(memory: Path) -> None:
 
 def test_control_without_fsync_of_folders_power_cuts_lose_records(memory: Path) -> None:
     wrong = losses(memory, 60, honest_folders=False)
-    assert sum(what.startswith("lost") for what in wrong) > 5
+    assert sum("lost" in what for what in wrong) > 20
 
 
 def test_control_without_fsync_of_files_power_cuts_tear_records(memory: Path) -> None:

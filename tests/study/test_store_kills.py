@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,41 +19,11 @@ import fake_peer as fake
 
 KILLS = int(os.environ.get("BATCHCLIFF_KILLS", "150"))
 RACES = int(os.environ.get("BATCHCLIFF_RACES", "15"))
-PROGRAM = str(Path(fake.__file__))
-
-
-class Zygote:
-    """Forks peers on command, so that each of hundreds starts in milliseconds."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, PROGRAM, "--zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def _say(self, line: str) -> int:
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def start(self, *arguments: object) -> int:
-        return self._say(json.dumps([str(argument) for argument in arguments]))
-
-    def wait(self, pid: int) -> int:
-        return self._say(f"wait {pid}")
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
 
 
 @pytest.fixture
 def zygote():
-    running = Zygote()
+    running = fake.Zygote()
     yield running
     running.close()
 
@@ -79,7 +47,7 @@ def complaints(folder: Path, trials: int, acks: Path) -> list[str]:
     return found
 
 
-def storm(zygote: Zygote, folder: Path, kills: int, *more: object) -> list[str]:
+def storm(zygote: fake.Zygote, folder: Path, kills: int, *more: object) -> list[str]:
     """Three peers at all times, one of them killed every now and then, until `kills` died.
 
     Whenever a study is finished its fate is judged and the next one begins.
@@ -91,7 +59,7 @@ def storm(zygote: Zygote, folder: Path, kills: int, *more: object) -> list[str]:
         call = (study, "--trials", trials, "--acks", acks, "--seconds", 0.002, *more)
         peers = [zygote.start(*call) for _ in range(3)]
         while not finished(study, trials) and killed < kills:
-            time.sleep(rng.expovariate(1 / 0.06))
+            time.sleep(rng.expovariate(1 / 0.04))
             victim = peers.pop(rng.randrange(3))
             os.kill(victim, signal.SIGKILL)
             killed += zygote.wait(victim) == 128 + signal.SIGKILL
@@ -112,17 +80,17 @@ def finished(folder: Path, trials: int) -> bool:
 
 
 @pytest.mark.timeout(60 + KILLS)
-def test_random_kills_lose_nothing(zygote: Zygote, tmp_path: Path) -> None:
+def test_random_kills_lose_nothing(zygote: fake.Zygote, tmp_path: Path) -> None:
     assert storm(zygote, tmp_path, KILLS) == []
 
 
 def test_control_a_store_that_writes_in_place_tears_records(
-    zygote: Zygote, tmp_path: Path
+    zygote: fake.Zygote, tmp_path: Path
 ) -> None:
     assert "a record was torn" in storm(zygote, tmp_path, 100, "--broken", "in-place")
 
 
-def ran(zygote: Zygote, folder: Path, *more: object) -> tuple[list[int], int]:
+def ran(zygote: fake.Zygote, folder: Path, *more: object) -> tuple[list[int], int]:
     """Exit codes of five peers at once on 40 trials, and how many attempts they made."""
     peers = [zygote.start(folder, "--trials", 40, *more) for _ in range(5)]
     codes = [zygote.wait(pid) for pid in peers]
@@ -131,11 +99,11 @@ def ran(zygote: Zygote, folder: Path, *more: object) -> tuple[list[int], int]:
         return codes, sum(len(store.attempts(cell.trial_id)) for cell in store.planned())
 
 
-def test_five_peers_run_each_trial_once(zygote: Zygote, tmp_path: Path) -> None:
+def test_five_peers_run_each_trial_once(zygote: fake.Zygote, tmp_path: Path) -> None:
     assert ran(zygote, tmp_path / "study", "--seconds", 0.002) == ([0] * 5, 40)
 
 
-def test_control_without_leases_trials_run_twice(zygote: Zygote, tmp_path: Path) -> None:
+def test_control_without_leases_trials_run_twice(zygote: fake.Zygote, tmp_path: Path) -> None:
     codes, attempts = ran(
         zygote, tmp_path / "study", "--seconds", 0.002, "--broken", "no-lease"
     )
@@ -143,7 +111,7 @@ def test_control_without_leases_trials_run_twice(zygote: Zygote, tmp_path: Path)
     assert codes == [0] * 5  # and `link` keeps one record of each all the same
 
 
-def race(zygote: Zygote, folder: Path, *more: object) -> tuple[set[int], set[int], float]:
+def race(zygote: fake.Zygote, folder: Path, *more: object) -> tuple[set[int], set[int], float]:
     """Six peers create one folder, with two learning rates: exit codes by rate, the winner."""
     rates = [0.1, 0.2] * 3
     peers = [
@@ -162,7 +130,7 @@ def race(zygote: Zygote, folder: Path, *more: object) -> tuple[set[int], set[int
         return codes[0.1], codes[0.2], store.study.lr.base
 
 
-def test_one_study_wins_the_race_to_be_created(zygote: Zygote, tmp_path: Path) -> None:
+def test_one_study_wins_the_race_to_be_created(zygote: fake.Zygote, tmp_path: Path) -> None:
     winners = set()
     for number in range(RACES):
         low, high, winner = race(zygote, tmp_path / str(number))
@@ -175,20 +143,21 @@ def test_one_study_wins_the_race_to_be_created(zygote: Zygote, tmp_path: Path) -
 
 
 def test_control_when_the_last_writer_wins_both_believe_they_did(
-    zygote: Zygote, tmp_path: Path
+    zygote: fake.Zygote, tmp_path: Path
 ) -> None:
-    both = 0
-    for number in range(RACES):
+    for number in range(40):
         try:
             low, high, _ = race(zygote, tmp_path / str(number), "--broken", "over")
-        except ValueError:
-            both += 1
-            continue
-        both += 0 in low and 0 in high
-    assert both > 0
+        except ValueError:  # the plan was overwritten under a reader's feet
+            return
+        if 0 in low and 0 in high:
+            return
+    pytest.fail("a race without link(2) had one winner forty times")
 
 
-def test_a_stopped_peer_keeps_its_lease_and_comes_late(zygote: Zygote, tmp_path: Path) -> None:
+def test_a_stopped_peer_keeps_its_lease_and_comes_late(
+    zygote: fake.Zygote, tmp_path: Path
+) -> None:
     folder = tmp_path / "study"
     with fake.start(folder, 3) as store:
         frozen = zygote.start(folder, "--trials", 3, "--seconds", 0.5)

@@ -1,4 +1,4 @@
-"""Figure values as Vega-Lite specifications, made with Altair.
+"""Figure values as Vega-Lite specifications.
 
 Every function gives a plain dict that is complete: data inside, nothing to fetch, no
 expression made from a user's string. `width` is in pixels, or "container" on the page.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import altair as alt
-
 from batchcliff.report import look
 from batchcliff.report.figures import AccuracyByBatch, Differences, Point
 from batchcliff.report.scales import (
+    SCHEMA,
     Arms,
     Data,
     Row,
@@ -23,6 +22,9 @@ from batchcliff.report.scales import (
     batch_domain,
     dodge,
     finish,
+    layer,
+    place,
+    text,
     tips,
     title,
 )
@@ -48,28 +50,31 @@ def accuracy_chart(
     data = _accuracy_data(figure, arms, log2)
     x, colour = batch_axis(figure.batch_sizes, log2), arms.colour(legend=titled)
     bottom = min([0.0, *(row["accuracy"] for row in data["floor"])])
-    y = alt.Y("accuracy:Q").title("test accuracy")
-    y = y.scale(domain=[bottom + FLOOR, 1.0], nice=False)
-    y = y.axis(format=".0%", values=[i / 10 for i in range(11)])
-    base = alt.Chart(alt.NamedData("points")).encode(x=x, color=colour)
-    dots = alt.Chart(alt.NamedData("dots")).mark_circle(size=22, opacity=0.55, clip=True)
-    layers: list[alt.Chart | alt.LayerChart] = [
+    y = place(
+        "accuracy",
+        title="test accuracy",
+        scale={"domain": [bottom + FLOOR, 1.0], "nice": False},
+        axis={"format": ".0%", "values": [i / 10 for i in range(11)]},
+    )
+    at = {"x": x, "y": y, "color": colour}
+    tooltip = tips("arm", "batch size", "mean", "interval", "ok trials", "not ok")
+    layers = [
         *_chance_layers(),
         *_band_layers(colour),
-        base.mark_line(strokeWidth=2, clip=True).encode(
-            y=y, strokeDash=arms.dash(), detail="part:N"
+        layer(
+            "points", "line", at | {"strokeDash": arms.dash(), "detail": text("part")},
+            strokeWidth=2, clip=True,
         ),
-        _interval_layer(base),
-        dots.encode(x="x:Q", y="accuracy:Q", color=colour),
-        base.mark_point(filled=True, size=62, opacity=1, clip=True).encode(
-            y=y,
-            shape=arms.shape(),
-            tooltip=tips(["arm", "batch size", "mean", "interval", "ok trials", "not ok"]),
+        *_interval_layers("points", x, colour),
+        layer("dots", "circle", at, size=22, opacity=0.55, clip=True),
+        layer(
+            "points", "point", at | {"shape": arms.shape(), "tooltip": tooltip},
+            filled=True, size=62, opacity=1, clip=True,
         ),
         *_floor_layers(colour, titled),
-    ]
+    ]  # fmt: skip
     words = (figure.title, figure.subtitle)
-    return finish(alt.layer(*layers), data, width, height, words, titled=titled)
+    return finish(layers, data, width, height, words, titled=titled)
 
 
 def _accuracy_data(figure: AccuracyByBatch, arms: Arms, log2: bool) -> Data:
@@ -133,55 +138,59 @@ def _band_rows(figure: AccuracyByBatch, arms: Arms) -> list[Row]:
     ]
 
 
-def _interval_layer(base: alt.Chart) -> alt.LayerChart:
-    rule = base.mark_rule(strokeWidth=1.5, clip=True).encode(y="low:Q", y2="high:Q")
-    cap = base.mark_tick(thickness=1.5, size=9, orient="horizontal", clip=True, opacity=1)
-    cap = cap.transform_filter(HAS_INTERVAL)
-    return alt.layer(
-        rule.transform_filter(HAS_INTERVAL), cap.encode(y="low:Q"), cap.encode(y="high:Q")
-    )
-
-
-def _chance_layers() -> list[alt.Chart]:
-    base = alt.Chart(alt.NamedData("chance")).encode(y="accuracy:Q")
-    text = base.mark_text(align="left", dx=4, dy=-7, color=look.SOFT, fontSize=11, text="chance")
-    line = base.mark_rule(strokeDash=[3, 3], color="#9aa4ac")
-    return [line, text.encode(x=alt.value(0))]
-
-
-def _band_layers(colour: alt.Color) -> list[alt.Chart]:
-    """Each cliff's interval as a light band, its value as a dashed rule, named beside it."""
-    base = alt.Chart(alt.NamedData("bands"))
-    band = base.transform_filter(HAS_INTERVAL).mark_rect(opacity=0.1, clip=True)
-    rule = base.mark_rule(strokeWidth=1.5, strokeDash=[5, 4], clip=True)
-    layers = [
-        band.encode(x="low:Q", x2="high:Q", color=colour),
-        rule.encode(x="value:Q", color=colour),
+def _interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
+    at = {"x": x, "color": colour}
+    cap = {"thickness": 1.5, "size": 9, "orient": "horizontal", "clip": True, "opacity": 1}
+    ends = {"y": place("low"), "y2": {"field": "high"}}
+    return [
+        layer(data, "rule", at | ends, HAS_INTERVAL, strokeWidth=1.5, clip=True),
+        layer(data, "tick", at | {"y": place("low")}, HAS_INTERVAL, **cap),
+        layer(data, "tick", at | {"y": place("high")}, HAS_INTERVAL, **cap),
     ]
+
+
+def _chance_layers() -> list[Spec]:
+    y = {"y": place("accuracy")}
+    words = {"align": "left", "dx": 4, "dy": -7, "color": look.SOFT, "fontSize": 11}
+    return [
+        layer("chance", "rule", y, strokeDash=[3, 3], color="#9aa4ac"),
+        layer("chance", "text", y | {"x": {"value": 0}}, text="chance", **words),
+    ]
+
+
+def _band_layers(colour: Spec) -> list[Spec]:
+    """Each cliff's interval as a light band, its value as a dashed rule, named beside it."""
+    band = {"x": place("low"), "x2": {"field": "high"}, "color": colour}
+    rule = {"x": place("value"), "color": colour}
+    layers = [
+        layer("bands", "rect", band, HAS_INTERVAL, opacity=0.1, clip=True),
+        layer("bands", "rule", rule, strokeWidth=1.5, strokeDash=[5, 4], clip=True),
+    ]
+    where = {"x": place("value"), "y": place("top"), "text": text()}
     for side in ("left", "right"):
-        one = base.transform_filter(f"datum.side == '{side}'")
         style: dict[str, Any] = {"align": side, "dx": 6 if side == "left" else -6}
         style |= {"fontSize": 11.5, "fontWeight": 600}
-        where = {"x": "value:Q", "y": "top:Q", "text": "text:N"}
-        halo = one.mark_text(**style, stroke="white", strokeWidth=4, strokeJoin="round")
-        layers += [halo.encode(**where), one.mark_text(**style).encode(**where, color=colour)]
+        halo = style | {"stroke": "white", "strokeWidth": 4, "strokeJoin": "round"}
+        only = f"datum.side == '{side}'"
+        layers.append(layer("bands", "text", where, only, **halo))
+        layers.append(layer("bands", "text", where | {"color": colour}, only, **style))
     return layers
 
 
-def _floor_layers(colour: alt.Color, key: bool) -> list[alt.Chart]:
+def _floor_layers(colour: Spec, key: bool) -> list[Spec]:
     """A mark for each cell and outcome; the shapes are ours, so no scale maps them."""
-    base = alt.Chart(alt.NamedData("floor")).encode(x="x:Q", y="accuracy:Q")
-    marks = base.mark_point(size=70, strokeWidth=2, filled=False, opacity=1).encode(
-        color=colour,
-        shape=alt.Shape("path:N", scale=None),
-        tooltip=tips(["arm", "batch size", "outcome", "trials"]),
-    )
-    counts = base.mark_text(dx=8, dy=-7, fontSize=10, color=look.SOFT)
-    layers = [marks, counts.encode(text="label:N")]
+    at = {"x": place("x"), "y": place("accuracy")}
+    mark = {"size": 70, "strokeWidth": 2, "filled": False, "opacity": 1}
+    path = {"field": "path", "type": "nominal", "scale": None}
+    tooltip = tips("arm", "batch size", "outcome", "trials")
+    words = {"fontSize": 11, "color": look.SOFT}
+    layers = [
+        layer("floor", "point", at | {"color": colour, "shape": path, "tooltip": tooltip}, **mark),
+        layer("floor", "text", at | {"text": text("label")}, dx=8, dy=-7, **words),
+    ]
     if key:
-        text = alt.Chart(alt.NamedData("key")).mark_text(align="left", dx=4, fontSize=11)
-        text = text.encode(x=alt.value(0), y="accuracy:Q", text="text:N")
-        layers.append(text.encode(color=alt.value(look.SOFT)))
+        left = {"x": {"value": 0}, "y": place("accuracy"), "text": text()}
+        layers.append(layer("key", "text", left, align="left", dx=4, **words))
     return layers
 
 
@@ -198,9 +207,8 @@ def pair_chart(published: AccuracyByBatch, ours: AccuracyByBatch) -> Spec:
         for name, figure in (("Published", published), ("This study", ours)):
             one = accuracy_chart(bare(figure), 380, 280, log2=log2)
             data = one.pop("datasets")
-            for layer in _layers(one):
-                if "name" in layer.get("data", {}):
-                    layer["data"] = {"values": data[layer["data"]["name"]]}
+            for view in one["layer"]:
+                view["data"] = {"values": data[view["data"]["name"]]}
             for key in ("config", "autosize", "description", "$schema"):
                 one.pop(key, None)
             words = name if log2 else f"{name}, linear axis"
@@ -210,18 +218,13 @@ def pair_chart(published: AccuracyByBatch, ours: AccuracyByBatch) -> Spec:
     subtitle = [f"Published: {published.subtitle}", f"This study: {ours.subtitle}"]
     whole = title(f"{study} beside the published result", subtitle, frame="bounds", offset=16)
     return {
-        "$schema": alt.SCHEMA_URL,
+        "$schema": SCHEMA,
         "title": whole,
         "vconcat": rows,
         "spacing": 30,
         "config": look.config(),
         "description": published.subtitle,
     }
-
-
-def _layers(spec: Spec) -> list[Spec]:
-    """Every view of a layered specification, the outer one first."""
-    return [spec] + [inner for layer in spec.get("layer", []) for inner in _layers(layer)]
 
 
 DIFFERENCE_TICKS = (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100)
@@ -240,25 +243,32 @@ def differences_chart(
     ends = [row[key] for row in rows for key in ("value", "low", "high") if row[key] is not None]
     low = max((t for t in DIFFERENCE_TICKS if t <= min([-1, *ends])), default=-100)
     high = min((t for t in DIFFERENCE_TICKS if t >= max([1, *ends])), default=100)
-    y = alt.Y("value:Q").title("difference, percentage points")
-    y = y.scale(type="symlog", constant=1, domain=[low, high], nice=False)
-    plain = "datum.value == 0 ? '0' : format(datum.value, '+d')"
-    y = y.axis(values=[t for t in DIFFERENCE_TICKS if low <= t <= high], labelExpr=plain)
-    x = batch_axis(figure.batch_sizes)
-    colour = arms.colour(legend=titled)
-    base = alt.Chart(alt.NamedData("differences")).encode(x=x, color=colour)
-    zero = alt.Chart(alt.NamedData("zero")).mark_rule(color="#7d8891").encode(y="value:Q")
-    points = base.mark_point(filled=True, size=62, opacity=1, clip=True).encode(
-        y=y,
-        shape=arms.shape(),
-        tooltip=tips(["arm", "batch size", "difference, points", "interval", "pairs"]),
+    y = place(
+        "value",
+        title="difference, percentage points",
+        scale={"type": "symlog", "constant": 1, "domain": [low, high], "nice": False},
+        axis={
+            "values": [t for t in DIFFERENCE_TICKS if low <= t <= high],
+            "labelExpr": "datum.value == 0 ? '0' : format(datum.value, '+d')",
+        },
     )
-    line = base.mark_line(strokeWidth=1.5, opacity=0.45, clip=True)
-    chart = alt.layer(
-        zero, line.encode(y=y, strokeDash=arms.dash()), _interval_layer(base), points
-    )
+    x, colour = batch_axis(figure.batch_sizes), arms.colour(legend=titled)
+    at = {"x": x, "y": y, "color": colour}
+    tooltip = tips("arm", "batch size", "difference, points", "interval", "pairs")
+    layers = [
+        layer("zero", "rule", {"y": place("value")}, color="#7d8891"),
+        layer(
+            "differences", "line", at | {"strokeDash": arms.dash()},
+            strokeWidth=1.5, opacity=0.45, clip=True,
+        ),
+        *_interval_layers("differences", x, colour),
+        layer(
+            "differences", "point", at | {"shape": arms.shape(), "tooltip": tooltip},
+            filled=True, size=62, opacity=1, clip=True,
+        ),
+    ]  # fmt: skip
     data: Data = {"differences": rows, "zero": [{"value": 0}]}
-    return finish(chart, data, width, height, (figure.title, figure.subtitle), titled=titled)
+    return finish(layers, data, width, height, (figure.title, figure.subtitle), titled=titled)
 
 
 def _difference_rows(points: Any, at: Row, shift: float) -> list[Row]:

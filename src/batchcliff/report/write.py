@@ -21,6 +21,9 @@ from batchcliff.report.text import clean_tree
 from batchcliff.spec import StudySpec
 
 
+PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
+
+
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
     """What was written. `figures`: the SVG and PNG files, by name."""
@@ -56,8 +59,9 @@ def write_report(
     files: dict[str, bytes] = {}
     beside: dict[str, tuple[str, ...]] = {}
     for name, spec in static_specs(content).items():
-        files[f"{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
-        files[f"{name}.png"] = vl_convert.vegalite_to_png(spec, scale=2)
+        svg = vl_convert.vegalite_to_svg(spec)
+        files[f"{name}.svg"] = svg.encode()
+        files[f"{name}.png"] = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
         beside[name] = (f"{name}.svg", f"{name}.png")
     figures = tuple(folder / name for name in files)
     files["results.csv"] = csv_text(trial_rows(content.joined.labelled)).encode()

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcliff.errors import UsageError
-from batchcliff.stats.draws import DRAWS, SEED, Curve, draw_means, failure_counts
+from batchcliff.stats.draws import DRAWS, Curve, draw_means, failure_counts
 from batchcliff.stats.envelope import crossing, monotone_envelope, plateau
 from batchcliff.stats.failure import draw_failures
 from batchcliff.stats.intervals import Estimate, check_level
+from batchcliff.stats.noise import normals
 
 Array = NDArray[np.float64]
 
@@ -115,20 +116,21 @@ def draw_cliffs(
     both are the same object. Draws are a function of the data alone (fixed seed).
     """
     assert reference.curve is not None and reference.floor is not None
-    rng = np.random.default_rng(SEED)
     base, floor, chance = reference.curve, reference.floor, reference.chance
     arms = [base] if curve is base else [base, curve]
-    failures = draw_failures([failure_counts(arm, floor) for arm in arms], draws, rng)
-    normals = [rng.standard_normal((len(arm.batch_sizes), draws)).T for arm in arms]
-    if curve is not base:
+    failures = draw_failures([failure_counts(arm, floor) for arm in arms], draws)
+    noise = [
+        [normals(draws, i, 0, k) for k in range(len(arm.batch_sizes))]
+        for i, arm in enumerate(arms)
+    ]
+    if curve is not base and correlation:
         own = math.sqrt(1 - correlation**2)
         for k, size in enumerate(curve.batch_sizes):
             if size in base.batch_sizes:
-                shared = normals[0][:, base.batch_sizes.index(size)]
-                normals[1][:, k] = correlation * shared + own * normals[1][:, k]
+                shared_D = noise[0][base.batch_sizes.index(size)]
+                noise[1][k] = correlation * shared_D + own * noise[1][k]
     means = [
-        draw_means(arm, failed, floor, chance, rng, normal_DK)
-        for arm, failed, normal_DK in zip(arms, failures, normals, strict=True)
+        draw_means(arm, failures[i], floor, chance, noise[i], i) for i, arm in enumerate(arms)
     ]
     threshold_D = plateau(means[0]) - reference.delta
     cliffs = [

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from batchcliff.stats.cells import Cell
 from batchcliff.stats.failure import Counts, FailureDraws
+from batchcliff.stats.noise import chis, normals
 
 Array = NDArray[np.float64]
 
 DRAWS = 2000
-SEED = 20190604  # of the draws: equal data give equal intervals
 SMALLEST_SPREAD = 1e-4  # accuracy: a test set of 10,000 resolves no less
 
 
@@ -80,49 +80,46 @@ def draw_means(
     failures: FailureDraws,
     floor: float,
     chance: float,
-    rng: np.random.Generator,
-    normal_DK: Array,
+    normal_KD: Sequence[Array],
+    stream: int,
 ) -> Array:
-    """Draws of the population means, [D, K]. `normal_DK`: standard normals that drive the
+    """Draws of the population means, [D, K]. `normal_KD`: standard normals that drive the
     means of the standing trials, given by the caller so that two arms can share noise.
+    `stream` names the arm's other random numbers.
     """
-    draws, sizes = normal_DK.shape
+    draws, sizes = failures.share.shape
     failing = [curve.failing(k, floor) for k in range(sizes)]
     stand = [
         np.array([v for s, v in curve.values[k].items() if s not in failing[k]])
         for k in range(sizes)
     ]
     fail = [np.array([curve.values[k][s] for s in sorted(failing[k])]) for k in range(sizes)]
-    stand_DK = _draw_means(stand, rng, normal_DK, 1.0)
-    fail_DK = _draw_means(fail, rng, rng.standard_normal((sizes, draws)).T, chance)
+    apart_KD = [normals(draws, stream, 1, k) for k in range(sizes)]
+    stand_DK = _draw_group_means(stand, normal_KD, 1.0, (stream, 0))
+    fail_DK = _draw_group_means(fail, apart_KD, chance, (stream, 1))
     return failures.share * fail_DK + (1 - failures.share) * stand_DK
 
 
-def _draw_means(
-    groups: list[Array], rng: np.random.Generator, normal_DK: Array, default: float
+def _draw_group_means(
+    groups: list[Array], normal_KD: Sequence[Array], default: float, stream: tuple[int, int]
 ) -> Array:
     """Draws of each group's mean, [D, K]: mean + s / sqrt(n) * t(degrees of freedom).
 
     A group of one borrows the spread of all groups; an empty one the value of the nearest
     group to its left, else to its right, else `default`.
     """
-    draws, sizes = normal_DK.shape
+    sizes, draws = len(groups), normal_KD[0].size
     squares = sum(float(np.sum((g - g.mean()) ** 2)) for g in groups if g.size)
     freedom = sum(g.size - 1 for g in groups if g.size)
     known = [k for k in range(sizes) if groups[k].size]
-    out = np.full((sizes, draws), default).T  # columns lie together: they are what is written
+    out = np.full((sizes, draws), default).T  # columns lie together: they are written whole
     for k in known:
-        group = groups[k]
-        own = group.size - 1
-        if own:
-            variance, df = float(np.var(group, ddof=1)), own
-        elif freedom:
-            variance, df = squares / freedom, freedom
-        else:
-            variance, df = 0.0, 1
-        spread = np.sqrt((max(variance, SMALLEST_SPREAD**2)) / group.size)
-        chi = np.sqrt(rng.chisquare(df, draws) / df)
-        out[:, k] = group.mean() + spread * normal_DK[:, k] / chi
+        group, df = groups[k], max(groups[k].size - 1, 0)
+        variance = float(np.sum((group - group.mean()) ** 2)) / max(df, 1)
+        if df == 0:
+            variance, df = (squares / freedom, freedom) if freedom else (0.0, 1)
+        spread = np.sqrt(max(variance, SMALLEST_SPREAD**2) / group.size)
+        out[:, k] = group.mean() + spread * normal_KD[k] / chis(draws, df, *stream, k)
     for k in range(sizes):
         if not groups[k].size and known:
             left = [j for j in known if j < k]

@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcliff.stats.noise import uniforms
+
 Array = NDArray[np.float64]
 
 BEYOND = 2.0  # octaves by which the midpoint may lie outside of the grid; prior: uniform
@@ -97,9 +99,7 @@ def _shape_weights(totals: Sequence[Array]) -> Array:
     return weights
 
 
-def draw_failures(
-    arms: Sequence[Counts], draws: int, rng: np.random.Generator
-) -> list[FailureDraws]:
+def draw_failures(arms: Sequence[Counts], draws: int) -> list[FailureDraws]:
     """`draws` joint posterior draws for one arm or two.
 
     Stratified in the posterior's cumulative weight and spread over the grid's steps, so
@@ -108,27 +108,22 @@ def draw_failures(
     found = [_posterior(counts) for counts in arms]
     weights = _shape_weights([total for total, _ in found])
     cumulative = np.cumsum(weights)
-    place = np.searchsorted(cumulative, _strata(draws, rng) * cumulative[-1])
+    place = np.searchsorted(cumulative, uniforms(draws, 0) * cumulative[-1])
     first, second, stray = np.unravel_index(place.clip(0, weights.size - 1), weights.shape)
     widths, stray_D = _width_grid(), np.array(STRAY)[stray]
     out = []
-    for counts, (_, midpoint_SM), width in zip(arms, found, (first, second), strict=False):
+    for i, (counts, width) in enumerate(zip(arms, (first, second), strict=False)):
+        midpoint_SM = found[i][1]
         midpoints = _prior_grid(counts.log2_sizes)[0]
         shape = width * len(STRAY) + stray
         # one search for all shapes: row s of the cumulative is raised by s
         raised = (midpoint_SM + np.arange(len(midpoint_SM))[:, None]).ravel()
-        place = np.searchsorted(raised, shape + _strata(draws, rng) * (1 - 1e-9))
+        place = np.searchsorted(raised, shape + uniforms(draws, 1, i) * (1 - 1e-9))
         midpoint = midpoints[(place - shape * midpoints.size).clip(0, midpoints.size - 1)]
-        midpoint = midpoint + (midpoints[1] - midpoints[0]) * (rng.random(draws) - 0.5)
+        midpoint = midpoint + (midpoints[1] - midpoints[0]) * (uniforms(draws, 2, i) - 0.5)
         z_KD = (np.array(counts.log2_sizes)[:, None] - midpoint) / widths[width]
         logistic_KD = 1.0 / (1.0 + np.exp(-np.clip(z_KD, -500.0, 500.0)))
         share = (stray_D + (1 - stray_D) * logistic_KD).T
         half = midpoint + widths[width] * np.log((0.5 - stray_D) / 0.5)
         out.append(FailureDraws(half, share))
     return out
-
-
-def _strata(draws: int, rng: np.random.Generator) -> Array:
-    """Uniforms in (0, 1), one in each of `draws` equal strata, in random order, [D]."""
-    strata: Array = (rng.permutation(draws) + rng.random(draws)) / draws
-    return strata

@@ -1,36 +1,35 @@
-"""Hands out jobs to workers, commits what they send, and knows what to do when one fails."""
+"""Hands out jobs to workers, commits what they send, and knows what to do when one fails.
+
+What uses up one of a trial's attempts: an exception, a crash, a hang. What does not: a
+signal, a full disk, and a kill from outside (SIGKILL is what the kernel does when memory
+runs out, and what people do): such a trial is tried alone, and if that does not help it is
+left for the next run, never called failed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import selectors
 import signal
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from batchcliff.canonical import from_plain, to_plain
-from batchcliff.errors import BatchcliffError
+from batchcliff.errors import BatchcliffError, DataError, StorageError
 from batchcliff.provenance import utc_now
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
-from batchcliff.study.engines.local import Worker
-from batchcliff.study.jobs import STACK, Job, choose, jobs
-from batchcliff.study.progress import Progress
-from batchcliff.study.store import Lease, Store
+from batchcliff.study.engines.local import GRACE_SECONDS, Worker, end_of_process, oom_kills
+from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
+from batchcliff.study.progress import Progress, trial_text
+from batchcliff.study.store import Store
 
 MAX_ATTEMPTS = 3
+MAX_KILLS = 5  # of a trial in one run, by somebody else
+ALONE_AFTER = 2  # such kills it is tried without neighbours
 POLL_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class Busy:
-    """A worker at work: its job, and what it holds for each trial that has no record yet."""
-
-    job: Job
-    leases: dict[str, Lease]
-    attempts: dict[str, int]
-    reported: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 class WorkerError(BatchcliffError):
@@ -66,6 +65,10 @@ class Dispatcher:
         self.waiting: list[Job] = []
         self.alone: list[Job] = []  # ran out of memory beside others: once more, alone
         self.errors: dict[str, list[str]] = {}
+        self.kills: Counter[str] = Counter()  # of a trial's worker by somebody else
+        self.false_starts = 0
+        self.stop_signal: int | None = None  # set by whoever wants the run to end
+        self.stopping = False
         self.selector = selectors.DefaultSelector()
 
     # --- the loop ---
@@ -74,19 +77,22 @@ class Dispatcher:
         """Until every trial of `missing` has a record, ours or another process'."""
         stack = STACK if self.setup["device"] == "cpu" and not self.setup["workload"] else 1
         self.waiting = jobs(missing, stack=stack)
+        why = "interrupted"
         try:
             while self.waiting or self.alone or self.busy():
+                if self.stop_signal is not None:
+                    raise Interrupted(self.stop_signal)
                 self.hand_out()
                 for key, _ in self.selector.select(POLL_SECONDS):
                     self.listen(key.data)
-        except Interrupted:
-            self.stop_all("interrupted")
-            raise
-        except OSError:
-            self.stop_all("storage")
+                for worker, state in list(self.workers.items()):
+                    if state is not None and state.hung:
+                        self.give_up(worker)
+        except StorageError:
+            why = "storage"
             raise
         finally:
-            self.stop_all("interrupted")
+            self.stop_all(why)
 
     def busy(self) -> list[Worker]:
         """Workers that have a job."""
@@ -96,7 +102,7 @@ class Dispatcher:
         """Give every idle worker a job, and start workers while there are more jobs."""
         if not self.waiting and self.alone and not self.busy():
             for worker in list(self.workers):
-                self.dismiss(worker)
+                self.dismiss(worker, "done")
             self.waiting, self.width = [self.alone.pop(0)], 1
         held_elsewhere: list[Job] = []
         while self.waiting:
@@ -125,29 +131,29 @@ class Dispatcher:
 
         False if another process holds all that is left of it: try again later.
         """
-        leases: dict[str, Lease] = {}
-        held = 0
+        state = Busy(job, {}, {}, oom_kills())
+        held = []
+        self.workers[worker] = state  # from here on its leases are let go with it
         for spec in job.specs:
             lease = self.store.lease(spec.trial_id)
             if lease is None:
-                held += 1
+                held.append(spec)
                 continue
-            record = self.store.record(spec.trial_id)
-            if record is not None:  # another process was faster
-                lease.release()
-                self.progress.finished(record)
+            state.leases[spec.trial_id] = lease
+            if self.is_over(spec):
+                state.leases.pop(spec.trial_id).release()
                 continue
-            leases[spec.trial_id] = lease
-        specs = [spec for spec in job.specs if spec.trial_id in leases]
-        if held and not specs:
-            return False
-        if held:
-            left = tuple(s for s in job.specs if s.trial_id not in leases)
-            self.waiting.append(Job(job.shape, left))
+            state.attempts[spec.trial_id] = self.store.claim_attempt(spec.trial_id, utc_now())
+        specs = tuple(spec for spec in job.specs if spec.trial_id in state.leases)
         if not specs:
-            return True
-        attempts = {s.trial_id: self.store.claim_attempt(s.trial_id, utc_now()) for s in specs}
-        self.workers[worker] = Busy(Job(job.shape, tuple(specs)), leases, attempts)
+            self.workers[worker] = None
+            if held and len(held) < len(job.specs):
+                self.waiting.append(Job(job.shape, tuple(held)))
+                return True
+            return not held
+        if held:
+            self.waiting.append(Job(job.shape, tuple(held)))
+        state.job = Job(job.shape, specs)
         self.shapes[worker] = job.shape
         message = {
             "specs": [to_plain(spec) for spec in specs],
@@ -155,7 +161,21 @@ class Dispatcher:
         }
         for spec in specs:
             self.progress.trial_started(spec, updates=self.ledgers[spec.trial_id].updates)
-        self.say(worker, message, [lease.fileno() for lease in leases.values()])
+        self.say(worker, message, [lease.fileno() for lease in state.leases.values()])
+        return True
+
+    def is_over(self, spec: TrialSpec) -> bool:
+        """Whether a trial has a record by now, or has crashed as often as it may."""
+        record = self.store.record(spec.trial_id)
+        if record is not None:  # another process was faster
+            self.progress.finished(record)
+            return True
+        if self.store.crashes(spec.trial_id) < MAX_ATTEMPTS:
+            return False
+        # Killed before it could say so.
+        ends = [attempt.why for attempt in self.store.attempts(spec.trial_id)]
+        reason = f"{MAX_ATTEMPTS} attempts failed: {', '.join(why for why in ends if why)}"
+        self.settle(spec, Outcome.FAILED, reason)
         return True
 
     def say(
@@ -175,6 +195,8 @@ class Dispatcher:
             return
         for message in messages:
             state = self.workers.get(worker)
+            if state is not None:
+                state.hears()
             match message["event"]:
                 case "progress" if state is not None:
                     self.advance(state, message)
@@ -183,6 +205,7 @@ class Dispatcher:
                     self.commit(record, state)
                 case "ready":
                     self.ready.add(worker)
+                    self.false_starts = 0
                 case "idle":
                     self.workers[worker] = None
                 case "error":
@@ -214,46 +237,97 @@ class Dispatcher:
         """An exception ended a worker: out of memory is an outcome, others are tried again."""
         reason = f"{message['kind']}: {message['message']}"
         self.store.log({"event": "error", "trace": message["trace"]})
-        shared = len(self.busy()) > 1
+        shared = len(self.busy()) > 1 and self.setup["device"] != "cpu"
         started = worker in self.ready
-        job = self.release(worker, f"crashed {message['kind']}" if started else "interrupted")
-        self.dismiss(worker)
-        if not started or job is None:
+        no_memory = message["out_of_memory"]
+        why = f"crashed {message['kind']}" if started and not no_memory else "interrupted"
+        job = self.dismiss(worker, why)
+        if not started and message["ours"]:  # the data are gone, or others
+            raise DataError(message["message"])
+        if not started:
             raise WorkerError(f"a worker could not start: {reason}\n{message['trace']}")
-        if message["out_of_memory"]:
-            if shared and self.setup["device"] != "cpu":
-                self.progress.note(f"{reason.splitlines()[0]}: once more, alone on the device")
-                self.alone.append(job)
-            else:
-                for spec in job.specs:
-                    self.settle(spec, Outcome.OOM, reason.splitlines()[0])
+        if job is None:  # all of its trials have their records
             return
-        self.again(job, reason)
+        if not no_memory:
+            self.again(job, reason)
+        elif len(job.specs) > 1:  # too much for a stack need not be too much for each
+            self.progress.note(f"{reason.splitlines()[0]}: the trials of the stack one by one")
+            self.waiting += [Job(job.shape, (spec,)) for spec in job.specs]
+        elif shared:
+            self.progress.note(f"{reason.splitlines()[0]}: once more, alone on the device")
+            self.alone.append(job)
+        else:
+            self.settle(job.specs[0], Outcome.OOM, reason.splitlines()[0])
 
     def mourn(self, worker: Worker) -> None:
         """A worker died without a word: by a signal, or by leaving."""
-        status = worker.process.wait()
-        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        state, started = self.workers[worker], worker in self.ready
+        worker.hang_up()
+        status = worker.reap(GRACE_SECONDS)
+        killed = status is not None and -status in (signal.SIGKILL, signal.SIGTERM)
+        name = end_of_process(status)
         tail = worker.tail()
-        started = worker in self.ready
-        job = self.release(worker, f"crashed {name}" if started else "interrupted")
-        self.dismiss(worker)
+        alone = self.busy() == [worker]
+        job = self.dismiss(
+            worker, f"crashed {name}" if started and not killed else "interrupted"
+        )
         self.store.log({"event": "death", "status": status, "tail": tail})
         if not started:
-            raise WorkerError(f"a worker could not start ({name}).\n{tail}")
+            self.false_starts += 1
+            if not killed or self.false_starts >= MAX_ATTEMPTS:
+                raise WorkerError(f"a worker could not start ({name}).\n{tail}")
         if job is None:
             return
-        self.again(job, f"the worker process died ({name})\n{tail}")
+        if not killed:
+            self.again(job, f"the worker process died ({name})\n{tail}", certain=False)
+        elif not started:
+            self.waiting.append(job)
+        else:
+            assert state is not None
+            self.was_killed(job, name, out_of_memory=alone and oom_kills() > state.oom_kills)
 
-    def again(self, job: Job, reason: str) -> None:
-        """Queue a crashed job's trials one by one; `failed` when it cannot help."""
+    def give_up(self, worker: Worker) -> None:
+        """A worker says nothing any more: see where it is, kill it, try its trials again."""
+        worker.ask_where()
+        time.sleep(min(1.0, POLL_SECONDS))
+        worker.kill()
+        worker.reap()
+        tail = worker.tail()
+        job = self.dismiss(worker, "hung")
+        self.store.log({"event": "hung", "tail": tail})
+        if job is not None:
+            self.again(job, f"the worker hung\n{tail}", certain=False)
+
+    def was_killed(self, job: Job, name: str, *, out_of_memory: bool) -> None:
+        """Somebody killed a worker; the kernel, for lack of memory, if the job was alone
+        and `out_of_memory`. Its trials once more, then alone, then not in this run."""
+        for spec in job.specs:
+            single = Job(job.shape, (spec,))
+            self.kills[spec.trial_id] += 1
+            if out_of_memory and len(job.specs) == 1:
+                reason = "the kernel killed the worker for lack of memory; it ran alone"
+                self.settle(spec, Outcome.OOM, reason)
+            elif self.kills[spec.trial_id] >= MAX_KILLS:
+                told = f"{trial_text(spec)} is left for the next run"
+                self.progress.note(f"killed {MAX_KILLS} times ({name}): {told}")
+            elif self.kills[spec.trial_id] >= ALONE_AFTER:
+                self.progress.note(f"a worker was killed ({name}): trying again, alone")
+                self.alone.append(single)
+            else:
+                self.progress.note(f"a worker was killed ({name}): trying again")
+                self.waiting.append(single)
+
+    def again(self, job: Job, reason: str, *, certain: bool = True) -> None:
+        """Queue a crashed job's trials one by one; `failed` when it cannot help.
+
+        certain: the same reason twice is no accident (an exception, not a death).
+        """
         for spec in job.specs:
             seen = self.errors.setdefault(spec.trial_id, [])
             seen.append(reason)
-            # The same exception twice is no accident; a stack's culprit is found by then,
-            # since its trials are tried one by one.
-            certain = len(job.specs) == 1 and len(seen) > 1 and seen[-1] == seen[-2]
-            if certain or self.store.crashes(spec.trial_id) >= MAX_ATTEMPTS:
+            # A stack's culprit is found by then, since its trials are tried one by one.
+            twice = certain and len(job.specs) == 1 and seen[-2:-1] == [reason]
+            if twice or self.store.crashes(spec.trial_id) >= MAX_ATTEMPTS:
                 self.settle(spec, Outcome.FAILED, reason)
             else:
                 self.progress.note(f"{reason.splitlines()[0]}: trying again")
@@ -269,33 +343,35 @@ class Dispatcher:
 
     # --- letting go ---
 
-    def release(self, worker: Worker, why: str) -> Job | None:
-        """Free a worker's trials that have no record; they as a job, or None."""
-        state = self.workers.get(worker)
+    def dismiss(self, worker: Worker, why: str, grace: float = GRACE_SECONDS) -> Job | None:
+        """End a worker's process and free its trials that have no record; they as a job."""
+        state = self.workers.pop(worker, None)
+        self.shapes.pop(worker, None)
+        self.ready.discard(worker)
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(worker)
+        worker.close(grace)
         if state is None:
             return None
-        for trial_id, number in state.attempts.items():
-            self.store.end_attempt(trial_id, number, why)
-        for lease in state.leases.values():
-            lease.release()
-        self.workers[worker] = None
+        try:
+            for trial_id, number in state.attempts.items():
+                self.store.end_attempt(trial_id, number, why)
+        finally:
+            for lease in state.leases.values():
+                lease.release()
         left = tuple(spec for spec in state.job.specs if spec.trial_id in state.attempts)
         return Job(state.job.shape, left) if left else None
 
-    def dismiss(self, worker: Worker) -> None:
-        """End a worker's process."""
-        if worker in self.workers:
-            del self.workers[worker]
-            self.shapes.pop(worker, None)
-            self.ready.discard(worker)
-            self.selector.unregister(worker)
-            worker.close()
-
     def stop_all(self, why: str) -> None:
         """Kill what is running: its trials have no record and start anew next time."""
-        for worker in list(self.workers):
-            if self.workers[worker] is not None:
+        self.stopping = True
+        workers = list(self.workers.items())
+        for worker, state in workers:  # all at once, then wait for each
+            if state is None:
+                worker.hang_up()
+            else:
                 worker.kill()
-                worker.process.wait()
-                self.release(worker, why)
-            self.dismiss(worker)
+        for worker, state in workers:
+            with contextlib.suppress(StorageError):  # it says why an attempt ended, no more
+                self.dismiss(worker, why, grace=GRACE_SECONDS if state is None else 0.0)
+        self.selector.close()

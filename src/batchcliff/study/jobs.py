@@ -7,15 +7,20 @@ worker that has one prepared is the best one for the next of its shape.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchcliff.spec import TrialSpec
+from batchcliff.study.store import Lease
 from batchcliff.training.arithmetic import shape_key
 
 STACK = 4
 """Most trials in one stack. Measured on two cores with the digits network: four together
 cost 0.5 (batch 512) to 0.2 (batch 32) of four alone, eight are slower than two fours."""
+
+HUNG_SECONDS = 1_800.0  # without a word: a compilation or an evaluation has none to say
+HUNG_GAPS = 20  # or this many times the longest silence before
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,30 @@ class Job:
 
     shape: bytes
     specs: tuple[TrialSpec, ...]
+
+
+@dataclass(slots=True)
+class Busy:
+    """A worker at work: its job, and what it holds for each trial that has no record yet."""
+
+    job: Job
+    leases: dict[str, Lease]
+    attempts: dict[str, int]
+    oom_kills: int  # by the kernel, up to the start of the job
+    heard: float = field(default_factory=time.monotonic)
+    longest_gap: float = 0.0
+    reported: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def hears(self) -> None:
+        """Note that the worker said something now."""
+        now = time.monotonic()
+        self.heard, self.longest_gap = now, max(self.longest_gap, now - self.heard)
+
+    @property
+    def hung(self) -> bool:
+        """Whether it has been silent for longer than work explains."""
+        limit = max(HUNG_SECONDS, HUNG_GAPS * self.longest_gap)
+        return time.monotonic() - self.heard > limit
 
 
 def jobs(specs: Iterable[TrialSpec], *, stack: int) -> list[Job]:

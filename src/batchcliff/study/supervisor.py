@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +102,9 @@ def run_study(
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: {workers}; at least 1 must train")
+    device = resolve_device(device)
     material = load_material(workload_reference, study.data, data)
     specs, ledgers, infeasible = plan_trials(study, material)
     dataset = material.dataset
@@ -112,7 +117,6 @@ def run_study(
         folder, study, about, code_name(), accept_code_change=accept_code_change
     ) as store:
         store.extend([Planned.of(spec) for spec in specs], study)
-        device = resolve_device(device)
         width = workers or default_workers(device)
         done = store.records()
         unique = {spec.trial_id: spec for spec in specs}
@@ -128,7 +132,7 @@ def run_study(
             if record.trial_id not in done:
                 store.publish(record)
                 progress.finished(record)
-        missing = [unique[c.trial_id] for c in store.missing() if c.trial_id in ledgers]
+        missing = [s for i, s in unique.items() if i in ledgers and i not in done]
         setup = {
             "workload": workload_reference,
             "data": study.data,
@@ -139,6 +143,8 @@ def run_study(
             "workers": min(width, max(len(missing), 1)),
             "code": code_name(),
             "environment": environment(device, width),
+            # Where a module:function was found; a study of ours needs nothing of it.
+            "path": [p for p in sys.path if p] if workload_reference else [],
         }
         dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
         stopped = _until_signalled(dispatcher, missing)
@@ -148,7 +154,9 @@ def run_study(
 def environment(device: str, workers: int) -> dict[str, str]:
     """Variables of a worker: one thread each on a CPU, a fair share of compilers on a GPU."""
     if device == "cpu":
-        return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        return dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+        )
     share = max(2, len(os.sched_getaffinity(0)) // workers)
     return {"TORCHINDUCTOR_COMPILE_THREADS": str(share)}
 
@@ -157,9 +165,18 @@ def _until_signalled(dispatcher: Dispatcher, missing: list[TrialSpec]) -> int | 
     """Run; the number of the signal that ended it, or None."""
 
     def stop(number: int, _: object) -> None:
-        raise Interrupted(number)
+        # The loop looks at it twice a second, between two steps that belong together. Who
+        # asks again before that (something blocks) gets an exception where we are.
+        if dispatcher.stop_signal is None:
+            dispatcher.stop_signal = number
+        elif not dispatcher.stopping:
+            raise Interrupted(number)
 
-    former = {number: signal.signal(number, stop) for number in STOPPING}
+    former = {}
+    if threading.current_thread() is threading.main_thread():  # others may not
+        # What is ignored stays ignored: `nohup` means it.
+        wanted = [n for n in STOPPING if signal.getsignal(n) != signal.SIG_IGN]
+        former = {number: signal.signal(number, stop) for number in wanted}
     try:
         dispatcher.run(missing)
     except Interrupted as interruption:

@@ -1,4 +1,4 @@
-"""The worker process: jobs in, records out. `python -m batchcliff.study.worker FD`.
+"""The worker process: jobs in, records out. `python -m batchcliff.study.worker FD PARENT`.
 
 Messages from the supervisor: a 4-byte length and canonical JSON; the first sets up, every
 later one is a job. Messages to it: a line of JSON each: "ready", "progress", "record",
@@ -8,6 +8,7 @@ when the supervisor dies.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from batchcliff.canonical import canonical_json, from_plain, parse_json, to_plain
+from batchcliff.errors import BatchcliffError, DataError
 from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
 from batchcliff.study.engines.local import HEADER
@@ -27,10 +29,9 @@ from batchcliff.study.engines.local import HEADER
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux); check for a race."""
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux); it may have by now."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -46,9 +47,14 @@ class Channel:
         """The next message and the descriptors that came with it; None at the end."""
         header, descriptors, _, _ = socket.recv_fds(self.socket, HEADER.size, 64)
         while 0 < len(header) < HEADER.size:
-            header += self.socket.recv(HEADER.size - len(header))
+            more = self.socket.recv(HEADER.size - len(header))
+            if not more:
+                return None
+            header += more
         if not header:
             return None
+        for descriptor in descriptors:  # a lease is ours, not some compiler's that we start
+            os.set_inheritable(descriptor, False)
         (size,) = HEADER.unpack(header)
         parts = b""
         while len(parts) < size:
@@ -81,9 +87,9 @@ class Station:
         location = Path(setup["location"]) if setup["location"] else None
         self.material = load_material(setup["workload"], setup["data"], location)
         if self.material.dataset.digest != setup["digest"]:
-            raise RuntimeError(
-                f"the data changed under the study: {setup['digest']} when it was planned, "
-                f"{self.material.dataset.digest} now"
+            raise DataError(
+                f"the data changed under the study: digest {setup['digest']} when it was "
+                f"planned, {self.material.dataset.digest} now"
             )
         self.resident = Resident.of(self.material.dataset, self.device)
         self.prepared: Any = None
@@ -140,26 +146,42 @@ class Station:
                 self.channel.send("record", record=to_plain(record))
 
 
+NO_MEMORY = (
+    "can't allocate memory",  # torch's allocator of host memory
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host had no memory left."""
-    import torch
+    torch = sys.modules.get("torch")
+    known = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    if isinstance(error, known):
+        return True
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+
+def _utf8(text: str) -> str:
+    """Without what cannot be written, such as half of a surrogate pair in a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-def main(fd: int) -> int:
+def main(fd: int, parent: int) -> int:
     """Serve until the socket closes; 0, or 1 after an error that ends the process."""
-    die_with_parent()
+    die_with(parent)
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(fd)
-    message = channel.receive()
-    if message is None:
-        return 0
-    station: Station | None = None
     try:
+        message = channel.receive()
+        if message is None:
+            return 0
+        sys.path += [place for place in message[0]["path"] if place not in sys.path]
         station = Station(channel, message[0])
         channel.send("ready")
         while (message := channel.receive()) is not None:
@@ -168,19 +190,21 @@ def main(fd: int) -> int:
             for lease in leases:
                 os.close(lease)
             channel.send("idle")
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         return 0
     except Exception as error:
-        channel.send(
-            "error",
-            kind=type(error).__name__,
-            message=str(error)[:2000],
-            trace=traceback.format_exc()[-8000:],
-            out_of_memory=is_out_of_memory(error),
-        )
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(
+                "error",
+                kind=type(error).__name__,
+                message=_utf8(str(error)[:2000]),
+                trace=_utf8(traceback.format_exc()[-8000:]),
+                out_of_memory=is_out_of_memory(error),
+                ours=isinstance(error, BatchcliffError),
+            )
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

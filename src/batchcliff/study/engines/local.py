@@ -8,7 +8,6 @@ the descriptors of the leases: as long as it lives, nobody else runs those trial
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -16,17 +15,24 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
-from batchcliff.canonical import canonical_json
+from batchcliff.canonical import canonical_json, parse_json
 
 HEADER = struct.Struct("!I")
 TAIL_BYTES = 8_000
+GRACE_SECONDS = 5.0  # for leaving, which takes torch half a second
+UNKILLABLE_SECONDS = 5.0
 
 
 class Worker:
     """A process that trains jobs one after another; see `batchcliff.study.worker`."""
+
+    # -P: the current folder may be a stranger's, and a numpy.py in it is not to be run.
+    command: ClassVar[tuple[str, ...]] = (sys.executable, "-P", "-m", "batchcliff.study.worker")
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
@@ -34,7 +40,7 @@ class Worker:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "batchcliff.study.worker", str(theirs.fileno())],
+                [*self.command, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=self.stderr,
                 stderr=self.stderr,
@@ -58,12 +64,12 @@ class Worker:
         """What has arrived, as whole messages; None when the worker is gone."""
         try:
             data = self.socket.recv(1 << 20)
-        except ConnectionResetError:
+        except OSError:  # it left without reading what we had sent
             data = b""
         if not data:
             return None
         *lines, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [parse_json(line) for line in lines]
 
     def tail(self, lines: int = 50) -> str:
         """The last lines that the process wrote to its standard streams."""
@@ -73,17 +79,63 @@ class Worker:
         return "\n".join(text.splitlines()[-lines:])
 
     def kill(self) -> None:
-        """End the process and whatever it started, now."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End the process and whatever it started, now; `reap` waits for it."""
+        if self.process.returncode is None:  # not reaped: the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
-    def close(self) -> int:
-        """Let it finish (it ends when its socket closes) and reap it; its exit status."""
+    def ask_where(self) -> None:
+        """Have it write the stacks of its threads to what `tail` reads, if it still can."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGUSR2)
+
+    def hang_up(self) -> None:
+        """Close the socket: it ends when it has nothing left to do."""
         self.socket.close()
+
+    def reap(self, grace: float = 0.0) -> int | None:
+        """Give it `grace` seconds to end, then kill it, and its helpers in any case.
+
+        Its exit status; None if not even the kernel gets rid of it (a device that hangs).
+        """
+        deadline = time.monotonic() + grace
+        while not self._over() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.kill()
         try:
-            status = self.process.wait(timeout=10)
+            return self.process.wait(timeout=UNKILLABLE_SECONDS)
         except subprocess.TimeoutExpired:
-            self.kill()
-            status = self.process.wait()
+            return None
+
+    def _over(self) -> bool:
+        """Whether it has ended; it is not reaped, so that nobody else gets its number."""
+        if self.process.returncode is not None:
+            return True
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.process.pid, look) is not None
+        except ChildProcessError:  # somebody else reaped it
+            return True
+
+    def close(self, grace: float = GRACE_SECONDS) -> int | None:
+        """Let it finish within `grace` seconds, and let go of it; its exit status."""
+        self.hang_up()
+        status = self.reap(grace)
         self.stderr.close()
         return status
+
+
+def end_of_process(status: int | None) -> str:
+    """ "SIGSEGV", or "exit status 7"."""
+    if status is None:
+        return "cannot be killed"
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def oom_kills() -> int:
+    """How often the kernel of this machine has killed for lack of memory (0: it won't say)."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,181 @@
+"""Writes every table of measured figures in README*.md and docs/ from records in the repo.
+
+    python docs/write_figures.py            rewrite them
+    python docs/write_figures.py --check    exit 1 if one is not what the records say
+
+A table stands between `<!-- figures: KIND PATH -->` and `<!-- /figures -->`, PATH being a
+study's folder or a benchmark's .json file. What stands there is never edited by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from batchcliff import published
+from batchcliff.record import Outcome, TrialRecord
+from batchcliff.report.join import join
+from batchcliff.report.tables import markdown_table, published_rows
+from batchcliff.study.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(
+    r"(?P<open><!-- figures: (?P<kind>[a-z-]+) (?P<path>\S+) -->\n).*?(?P<close><!-- /figures -->)",
+    re.DOTALL,
+)
+Cells = dict[tuple[str, int], list[TrialRecord]]
+
+
+def read(folder: Path) -> tuple[Store, list[tuple[str, int, int, str]], list[TrialRecord]]:
+    """A study's store, its plan as plain tuples, and its records."""
+    store = Store.open(folder, any_owner=True)
+    plan = [(c.arm, c.batch_size, c.seed, c.trial_id) for c in store.planned()]
+    return store, plan, list(store.records().values())
+
+
+def caption(records: list[TrialRecord], cells: int) -> str:
+    """Where and with what the figures were measured, and of how many trials."""
+    where = sorted({(r.provenance.device, r.provenance.code, r.provenance.data_source,
+                     r.provenance.versions, r.provenance.started[:10])
+                    for r in records if r.provenance})  # fmt: skip
+    devices = ", ".join(sorted({w[0] for w in where}))
+    codes = ", ".join(sorted({w[1] for w in where}))
+    sources = " ".join(sorted({w[2] for w in where}))
+    torch = ", ".join(sorted({dict(w[3]).get("torch", "?") for w in where}))
+    days = sorted({w[4] for w in where})
+    day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    seeds = len({r.spec.seed for r in records})
+    return (
+        f"{len(records)} trials in {cells} cells, {seeds} seed{'s' * (seeds > 1)} a cell; "
+        f"{devices}, torch {torch}, {codes}, {day}. Data: {sources}"
+    )
+
+
+def shown(records: list[TrialRecord]) -> str:
+    """The mean accuracy of a cell's ok trials in percent, and how the others ended."""
+    values = [r.accuracy for r in records if r.outcome is Outcome.OK and r.accuracy is not None]
+    others = [str(r.outcome) for r in records if r.outcome is not Outcome.OK]
+    mean = f"{100 * sum(values) / len(values):.2f}" if values else ""
+    return " ".join([mean, *others]).strip() or "missing"
+
+
+def article_table(folder: Path) -> str:
+    """The article's table beside ours, batch sizes as rows, as its author printed it."""
+    store, plan, records = read(folder)
+    source = published.load(store.study.published)
+    rows = {(r.arm, r.batch_size): r for r in published_rows(join(plan, records), source)}
+    cells: Cells = {}
+    for record in records:
+        cells.setdefault((record.spec.arm, record.spec.batch_size), []).append(record)
+    header = ["batch size"]
+    for arm in source.arms:
+        header += [f"{arm.name}: the article", "ours", "difference"]
+    table = []
+    for size in sorted({size for _, size in rows}):
+        line = [f"{size:,}"]
+        for arm in source.arms:
+            row = rows[arm.name, size]
+            difference = "" if row.difference is None else f"{100 * row.difference:+.2f}"
+            line += [
+                f"{100 * (row.published or 0):.2f}",
+                shown(cells.get((arm.name, size), [])),
+                difference,
+            ]
+        table.append(line)
+    return (
+        f"Test accuracy in percent. {caption(records, len(cells))}\n\n"
+        + markdown_table(header, table)
+    )
+
+
+def semantics_table(folder: Path) -> str:
+    """Arms as rows, batch sizes as columns: accuracy, and the difference from the reference."""
+    store, plan, records = read(folder)
+    by_id = {r.trial_id: r for r in records}
+    cells: Cells = {}
+    for arm, size, _, trial_id in plan:
+        if trial_id in by_id:
+            cells.setdefault((arm, size), []).append(by_id[trial_id])
+    sizes = sorted(store.study.batch_sizes)
+    base = store.study.reference_arm
+    header = ["changed"]
+    for size in sizes:
+        header += [f"{size:,}", "difference", f"{size:,} re-estimated"]
+    table = []
+    for arm in dict.fromkeys(cell[0] for cell in plan):
+        line = [arm]
+        for size in sizes:
+            ours, theirs = cells.get((arm, size), []), cells.get((base, size), [])
+            line += [shown(ours), _difference(ours, theirs), _reestimated(ours)]
+        table.append(line)
+    return (
+        f"Test accuracy in percent, difference from {base!r} in points. "
+        f"{caption(records, len(cells))}\n\n" + markdown_table(header, table)
+    )
+
+
+def _difference(ours: list[TrialRecord], theirs: list[TrialRecord]) -> str:
+    left, right = [r.accuracy for r in ours], [r.accuracy for r in theirs]
+    if ours is theirs or None in left or None in right or not left or not right:
+        return ""
+    mean = sum(a or 0 for a in left) / len(left) - sum(a or 0 for a in right) / len(right)
+    return f"{100 * mean:+.2f}"
+
+
+def _reestimated(records: list[TrialRecord]) -> str:
+    values = [r.accuracy_reestimated for r in records if r.accuracy_reestimated is not None]
+    return f"{100 * sum(values) / len(values):.2f}" if values else ""
+
+
+def bench_table(file: Path) -> str:
+    """A benchmark's rows: examples per second by batch size."""
+    rows = json.loads(file.read_text())
+    table = [
+        [row.get("peer", "batchcliff"), f"{row['batch_size']:,}",
+         f"{row['examples_per_second']:,.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    machine = rows[0]
+    return (
+        f"Examples per second. {machine['device']}, torch {machine['torch']}, "
+        f"{machine['date']}, {machine['what']}.\n\n"
+        + markdown_table(["engine", "batch size", "examples/s"], table)
+    )
+
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "article": article_table,
+    "semantics": semantics_table,
+    "bench": bench_table,
+}
+
+
+def rewritten(text: str) -> str:
+    """`text` with every block of figures made anew."""
+
+    def make(match: re.Match[str]) -> str:
+        table = KINDS[match["kind"]](ROOT / match["path"])
+        return f"{match['open']}{table}{match['close']}"
+
+    return BLOCK.sub(make, text)
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite, or with --check only compare; 1 if something differs."""
+    stale = []
+    for page in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+        old = page.read_text()
+        new = rewritten(old)
+        if new != old:
+            stale.append(page.name)
+            if "--check" not in arguments:
+                page.write_text(new)
+    sys.stdout.write(f"{'stale' if '--check' in arguments else 'written'}: {stale or 'none'}\n")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

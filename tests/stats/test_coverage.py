@@ -1,0 +1,85 @@
+"""The intervals are true: benchmarks/bench_coverage.py at a small size, with honest margins.
+
+A margin is 4 standard deviations of a binomial count, so that a true 95% interval fails
+here once in 30,000 runs of new seeds (the seeds are fixed), and one that covers 80% fails.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchcliff.stats.envelope import crossing, monotone_envelope, plateau
+
+STUDIES = 60
+
+
+def load_benchmark():
+    path = Path(__file__).parents[2] / "benchmarks" / "bench_coverage.py"
+    spec = importlib.util.spec_from_file_location("bench_coverage", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_coverage"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = load_benchmark()
+SETTINGS = {setting.name: setting for setting in bench.SETTINGS}
+
+
+def least(share):
+    return share - 4 * math.sqrt(share * (1 - share) / STUDIES)
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+@pytest.mark.parametrize("name", ["gradual", "bimodal", "censored-above-lost"])
+def test_intervals_cover_and_alarms_are_rare(name, seeds):
+    row = bench.run_setting(SETTINGS[name], seeds, STUDIES, base_seed=7)
+    for key, value in row.items():
+        if key.endswith("coverage"):
+            assert value >= least(0.95), (key, value)
+        if key.endswith("false_alarms"):
+            assert value <= 1 - least(0.95), (key, value)
+    assert abs(row["collapse_bias_octaves"]) < 0.1 + 4 * row["collapse_rmse_octaves"] / (
+        math.sqrt(STUDIES)
+    )
+
+
+def test_the_check_can_fail():
+    """The naive interval, t of the plain crossing of resampled seeds, is caught."""
+    setting, rng = SETTINGS["bimodal"], np.random.default_rng(0)
+    covered = 0
+    for _ in range(STUDIES):
+        midpoint = setting.midpoint + rng.random()
+        base = bench.population(setting, midpoint, setting.width)
+        threshold = base.mean[0] - bench.DELTA
+        (curve,) = bench.draw_study(setting, [base], 3, rng)
+        values = np.array([list(cell.values()) for cell in curve.values])
+        resampled = values[:, rng.integers(0, 3, (200, 3))].mean(axis=2).T
+        falling = monotone_envelope(resampled)
+        levels = plateau(resampled) - bench.DELTA
+        cliffs = crossing(falling, levels, curve.log2_sizes)
+        low, high = np.quantile(np.clip(cliffs, 4, 12), [0.025, 0.975])
+        covered += low <= bench.true_tolerance(base.mean, threshold) <= high
+    assert covered / STUDIES < least(0.95)
+
+
+def test_the_simulated_truth_is_the_crossing_of_the_population():
+    mean = np.array([0.98, 0.98, 0.97, 0.69, 0.2, 0.1, 0.1])
+    assert bench.true_tolerance(mean, 0.96) == pytest.approx(7 + 1 / 28)
+    assert bench.true_tolerance(mean, 0.05) == math.inf
+    assert bench.true_tolerance(mean, 0.99) == -math.inf
+
+
+def test_simulated_failures_come_as_often_as_the_population_says():
+    setting, rng = SETTINGS["bimodal"], np.random.default_rng(0)
+    arm = bench.population(setting, 8.3, setting.width)
+    (curve,) = bench.draw_study(setting, [arm], 4000, rng)
+    failing = np.array([len(curve.failing(k, 0.54)) for k in range(len(bench.SIZES))]) / 4000
+    assert failing == pytest.approx(arm.fail, abs=4 * math.sqrt(0.25 / 4000))
+    assert curve.means == pytest.approx(arm.mean, abs=0.03)
