@@ -237,17 +237,59 @@ def run_setting(
     return rows
 
 
+COLUMNS = (  # of the table in docs/statistics.md: key in the report, heading
+    ("tolerance_coverage", "tolerance"),
+    ("tolerance_arm_coverage", "arm's"),
+    ("tolerance_shift_coverage", "shift"),
+    ("tolerance_false_alarms", "alarms"),
+    ("tolerance_power", "power"),
+    ("tolerance_bias_octaves", "bias"),
+    ("tolerance_median_width_octaves", "width"),
+    ("collapse_coverage", "collapse"),
+    ("collapse_arm_coverage", "arm's"),
+    ("collapse_shift_coverage", "shift"),
+    ("collapse_false_alarms", "alarms"),
+    ("collapse_power", "power"),
+    ("collapse_bias_octaves", "bias"),
+    ("collapse_median_width_octaves", "width"),
+)
+
+
+def table(report: dict) -> str:
+    """The report's results as a Markdown table; coverages, alarms and power in percent."""
+    lines = ["| setting | seeds | " + " | ".join(heading for _, heading in COLUMNS) + " |"]
+    lines.append("|---|---|" + "---|" * len(COLUMNS))
+    for row in report["results"]:
+        cells = []
+        for key, _ in COLUMNS:
+            value = row.get(key)
+            if value is None:
+                cells.append("")
+            elif key.endswith("octaves"):
+                cells.append(f"{value:+.2f}" if "bias" in key else f"{value:.2f}")
+            else:
+                cells.append(f"{100 * value:.1f}")
+        lines.append(f"| {row['setting']} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument(
         "--machine", default="2core-x86", help="a kind of machine, no host name"
     )
-    parser.add_argument("--date", required=True, help="YYYY-MM-DD, part of the file's name")
+    parser.add_argument("--date", default="undated", help="YYYY-MM-DD, part of the file's name")
+    parser.add_argument(
+        "--table", type=Path, help="print a finished report as Markdown; only that"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="settings, comma-separated; default all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
+        return
     wanted = [s for s in SETTINGS if not options.only or s.name in options.only.split(",")]
     started = time.perf_counter()
     rows: list[dict[str, object]] = []

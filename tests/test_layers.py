@@ -42,7 +42,7 @@ def room(path: Path) -> str:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported, with the names taken from it: `a.b` of `from a import b`."""
+    """Every module that is imported, with what is taken from it: `a.b` of `from a import b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

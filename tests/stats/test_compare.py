@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import make_spec, make_test_curve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -122,10 +122,20 @@ def test_a_diverged_trial_is_said_in_the_paired_difference():
     assert second.difference.note == ""
 
 
+@settings(max_examples=6, deadline=None)  # statsmodels takes a quarter of a second a call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_twin_holm_is_statsmodels(p_values):
     twin = multipletests(p_values, method="holm")[1]
     assert holm(p_values) == pytest.approx(tuple(twin), abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_law_holm_keeps_order_and_lies_between_the_value_and_bonferroni(p_values):
+    adjusted = np.array(holm(p_values))
+    plain = np.array(p_values)
+    assert (adjusted >= plain).all()
+    assert (adjusted <= np.minimum(1.0, len(plain) * plain) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(plain)]) >= 0).all()
 
 
 def test_holm_refuses_what_is_no_p_value():

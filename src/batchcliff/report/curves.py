@@ -19,7 +19,7 @@ Points = tuple[tuple[int, float], ...]
 
 
 def training_curves(joined: Joined, slot_of: Mapping[str, int]) -> tuple[CurvePanels, ...]:
-    """Test accuracy and training loss by epoch, a panel a batch size, at most 3 seeds a cell."""
+    """Test accuracy and training loss by epoch: a panel a batch size, few seeds a cell."""
     seeds = _seeds_shown(joined)
     note = _seed_note(joined, seeds)
     return (

@@ -28,6 +28,7 @@ from batchcliff.report.scales import (
     tips,
     title,
 )
+from batchcliff.report.text import NOTHING
 
 FLOOR = -0.045  # where failed trials are marked: a lane of its own, under accuracy 0
 LANE = 0.03  # between two outcomes of one cell
@@ -105,7 +106,7 @@ def _accuracy_data(figure: AccuracyByBatch, arms: Arms, log2: bool) -> Data:
 def _mean_rows(p: Point, at: Row) -> list[Row]:
     if p.mean is None:
         return []
-    interval = "–" if p.low is None or p.high is None else f"{p.low:.2%} to {p.high:.2%}"
+    interval = NOTHING if p.low is None or p.high is None else f"{p.low:.2%} to {p.high:.2%}"
     numbers = {"accuracy": p.mean, "low": p.low, "high": p.high}
     texts = {"mean": f"{p.mean:.2%}", "interval": interval, "ok trials": str(p.n)}
     return [at | numbers | texts | {"not ok": str(sum(count for _, count in p.floor))}]
@@ -140,7 +141,13 @@ def _band_rows(figure: AccuracyByBatch, arms: Arms) -> list[Row]:
 
 def _interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
     at = {"x": x, "color": colour}
-    cap = {"thickness": 1.5, "size": 9, "orient": "horizontal", "clip": True, "opacity": 1}
+    cap: dict[str, Any] = {
+        "thickness": 1.5,
+        "size": 9,
+        "orient": "horizontal",
+        "clip": True,
+        "opacity": 1,
+    }
     ends = {"y": place("low"), "y2": {"field": "high"}}
     return [
         layer(data, "rule", at | ends, HAS_INTERVAL, strokeWidth=1.5, clip=True),
@@ -151,7 +158,13 @@ def _interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
 
 def _chance_layers() -> list[Spec]:
     y = {"y": place("accuracy")}
-    words = {"align": "left", "dx": 4, "dy": -7, "color": look.SOFT, "fontSize": 11}
+    words: dict[str, Any] = {
+        "align": "left",
+        "dx": 4,
+        "dy": -7,
+        "color": look.SOFT,
+        "fontSize": 11,
+    }
     return [
         layer("chance", "rule", y, strokeDash=[3, 3], color="#9aa4ac"),
         layer("chance", "text", y | {"x": {"value": 0}}, text="chance", **words),
@@ -180,12 +193,14 @@ def _band_layers(colour: Spec) -> list[Spec]:
 def _floor_layers(colour: Spec, key: bool) -> list[Spec]:
     """A mark for each cell and outcome; the shapes are ours, so no scale maps them."""
     at = {"x": place("x"), "y": place("accuracy")}
-    mark = {"size": 70, "strokeWidth": 2, "filled": False, "opacity": 1}
+    mark: dict[str, Any] = {"size": 70, "strokeWidth": 2, "filled": False, "opacity": 1}
     path = {"field": "path", "type": "nominal", "scale": None}
     tooltip = tips("arm", "batch size", "outcome", "trials")
-    words = {"fontSize": 11, "color": look.SOFT}
+    words: dict[str, Any] = {"fontSize": 11, "color": look.SOFT}
     layers = [
-        layer("floor", "point", at | {"color": colour, "shape": path, "tooltip": tooltip}, **mark),
+        layer(
+            "floor", "point", at | {"color": colour, "shape": path, "tooltip": tooltip}, **mark
+        ),
         layer("floor", "text", at | {"text": text("label")}, dx=8, dy=-7, **words),
     ]
     if key:
@@ -240,7 +255,9 @@ def differences_chart(
     for i, line in enumerate(figure.lines):
         shift = 2.0 ** ((i - (len(figure.lines) - 1) / 2) * step)
         rows += _difference_rows(line.points, {"arm": arms.labels[line.arm]}, shift)
-    ends = [row[key] for row in rows for key in ("value", "low", "high") if row[key] is not None]
+    ends = [
+        row[key] for row in rows for key in ("value", "low", "high") if row[key] is not None
+    ]
     low = max((t for t in DIFFERENCE_TICKS if t <= min([-1, *ends])), default=-100)
     high = min((t for t in DIFFERENCE_TICKS if t >= max([1, *ends])), default=100)
     y = place(
@@ -277,7 +294,7 @@ def _difference_rows(points: Any, at: Row, shift: float) -> list[Row]:
         if p.value is None:
             continue
         low, high = (None if end is None else 100 * end for end in (p.low, p.high))
-        interval = "–" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+        interval = NOTHING if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
         rows.append(
             at
             | {"x": p.batch_size * shift, "value": 100 * p.value, "low": low, "high": high}

@@ -70,7 +70,11 @@ def _panel(
         axis={"tickCount": 5, "format": "d", "grid": False},
     )
     at = {"x": x, "y": _value_axis(figure, every)}
-    line = at | {"color": arms.colour(legend), "detail": text("curve"), "strokeDash": arms.dash()}
+    line = at | {
+        "color": arms.colour(legend),
+        "detail": text("curve"),
+        "strokeDash": arms.dash(),
+    }
     layers = [layer(name, "line", line, strokeWidth=1.4, opacity=0.8, clip=True)]
     if figure.quantity == "learning rate":
         data[f"{name}-ends"] = _curve_ends(panel, arms)
@@ -89,7 +93,10 @@ def _value_axis(figure: CurvePanels, curves: list[Curve]) -> Spec:
 
 
 def _curve_rows(curve: Curve, arms: Arms) -> list[Row]:
-    at = {"arm": arms.labels[curve.arm], "curve": f"{curve.batch_size}/{curve.seed}/{curve.slot}"}
+    at = {
+        "arm": arms.labels[curve.arm],
+        "curve": f"{curve.batch_size}/{curve.seed}/{curve.slot}",
+    }
     return [at | {"epoch": epoch, "value": value} for epoch, value in curve.points]
 
 

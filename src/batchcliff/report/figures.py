@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from batchcliff.published import Published
 from batchcliff.record import Outcome
 from batchcliff.report.join import Joined, Trial
-from batchcliff.report.text import batch, clean, plural
+from batchcliff.report.text import MINUS, batch, clean, plural
 from batchcliff.report.words import cliff_text, open_ends
 from batchcliff.spec import StudySpec
 from batchcliff.stats.intervals import Estimate
@@ -206,7 +206,7 @@ def _bands(
 ) -> list[CliffBand]:
     """The tolerance cliff's band, and the collapse cliff's; none where there is no value."""
     lost = f"{100 * summary.delta:g} points"
-    words = {"tolerance": f"−{lost}", "collapse": "half fail"}
+    words = {"tolerance": f"{MINUS}{lost}", "collapse": "half fail"}
     estimates: dict[str, Estimate] = {"tolerance": arm.tolerance, "collapse": arm.collapse}
     found = []
     for kind, estimate in estimates.items():

@@ -186,7 +186,7 @@ def _mixtures(places: Sequence[EnvironmentRow]) -> list[str]:
 
 
 def _cells_text(cells: Sequence[LedgerRow]) -> str:
-    """"none at 4,096 and 8,192; warmup at 8,192", short however many cells there are."""
+    """ "none at 4,096 and 8,192; warmup at 8,192", short however many cells there are."""
     by_sizes: dict[tuple[int, ...], list[str]] = {}
     for arm in dict.fromkeys(c.arm for c in cells):
         sizes = tuple(c.batch_size for c in cells if c.arm == arm)

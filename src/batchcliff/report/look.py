@@ -20,7 +20,13 @@ FLOOR_SHAPES = {
     "timeout": "M-.8,-.8L.8,-.8L-.8,.8L.8,.8Z",
     "failed": "M0,-.9L.9,.8L-.9,.8Z",
 }
-FLOOR_GLYPHS = {"diverged": "×", "infeasible": "–", "oom": "□", "timeout": "⧗", "failed": "△"}
+FLOOR_GLYPHS = {
+    "diverged": "\N{MULTIPLICATION SIGN}",
+    "infeasible": "\N{EN DASH}",
+    "oom": "\N{WHITE SQUARE}",
+    "timeout": "\N{WHITE HOURGLASS}",
+    "failed": "\N{WHITE UP-POINTING TRIANGLE}",
+}
 """The same marks as characters, for the legend of the page."""
 
 INK, SOFT, RULE = "#1d2327", "#5b6670", "#e6e9ec"

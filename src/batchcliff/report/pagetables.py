@@ -179,20 +179,22 @@ def ledger_table(rows: Sequence[LedgerRow]) -> Table:
     names = display_names(row.arm for row in rows)
     return Table(
         name="ledger",
-        caption="What each trial of a cell was given. A flag says: look here before believing "
-        "a fall.",
-        header=("arm", "batch size", "peak lr", "where it comes from", "updates", "an epoch",
-                "warmup updates", "dropped", "examples a norm group", "norm horizon, epochs",
-                "accumulation", "re-estimated gap", "flags"),
+        caption="What each trial of a cell was given. Flags are explained below. Updates: planned, "
+        "in all, an epoch and in warmup. Dropped: examples that an epoch leaves out. Norm group: "
+        "examples that share batch-norm statistics; its horizon is in epochs. Re-estimated: "
+        "largest change of accuracy, in points, with re-estimated statistics.",
+        header=("arm", "batch size", "flags", "peak learning rate", "updates", "an epoch",
+                "warmup", "dropped", "norm group", "norm horizon", "micro batches",
+                "re-estimated"),
         rows=tuple(
-            (names[r.arm], f"{r.batch_size:,}", number(r.lr), clean(r.lr_provenance, 60),
-             number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
+            (names[r.arm], f"{r.batch_size:,}", ", ".join(r.flags),
+             clean(r.lr_provenance, 60) or number(r.lr), number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
              percent(r.dropped_share, 1), number(r.batch_norm_group),
              number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
-             points(r.reestimated_gap, 1).lstrip("+"), ", ".join(r.flags))
+             points(r.reestimated_gap, 1).lstrip("+"))
             for r in rows
         ),
-        text=(0, 3, 12),
+        text=(0, 2, 3),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ of a core each (its schema is checked link by link); a test has Altair check our
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -75,7 +76,7 @@ def text(field: str = "text") -> Spec:
 
 def dodge(sizes: Sequence[int], arms: int) -> float:
     """Octaves between two arms, so that all of them fit between two batch sizes."""
-    gaps = [math.log2(b / a) for a, b in zip(sizes, sizes[1:], strict=False) if b > a > 0]
+    gaps = [math.log2(b / a) for a, b in itertools.pairwise(sizes) if b > a > 0]
     return min([DODGE, *(0.6 * gap / max(arms, 1) for gap in gaps)])
 
 

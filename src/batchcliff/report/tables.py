@@ -139,8 +139,12 @@ def markdown_cell(text: str) -> str:
     """`text` as it reads, whatever it holds: no HTML, no link, no end of the cell."""
     shown = clean(text)
     for character in "\\`*_[]<>|&#!~$@":
-        shown = shown.replace(character, f"\\{character}" if character not in "<>&|" else
-                              {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "\\|"}[character])
+        shown = shown.replace(
+            character,
+            f"\\{character}"
+            if character not in "<>&|"
+            else {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "\\|"}[character],
+        )
     return shown
 
 

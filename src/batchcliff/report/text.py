@@ -13,7 +13,8 @@ from typing import Any
 
 # Characters that reorder the text around them: a name could swap the columns of a table.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-NOTHING = "–"  # shown where there is no number
+NOTHING = "\N{EN DASH}"  # shown where there is no number
+MINUS = "\N{MINUS SIGN}"
 
 
 def clean(text: object, limit: int = 0) -> str:
@@ -78,7 +79,7 @@ def points(difference: float | None, digits: int = 2) -> str:
         return NOTHING
     text = f"{100 * difference:+.{digits}f}"
     zero = float(text) == 0
-    return f"{0:.{digits}f}" if zero else text.replace("-", "−")
+    return f"{0:.{digits}f}" if zero else text.replace("-", MINUS)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -103,12 +104,12 @@ def batch(value: float) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """"1 trial", "2 trials"."""
+    """ "1 trial", "2 trials"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def listed(items: Iterable[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     parts = list(items)
     if len(parts) < 2:
         return "".join(parts)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchcliff.report.text import batch, clean, listed, percent
+from batchcliff.report.text import NOTHING, batch, clean, listed, percent
 from batchcliff.stats.compare import Shift
 from batchcliff.stats.intervals import Estimate
 from batchcliff.stats.summary import ArmSummary, StudySummary
 
-
+TIMES = "\N{MULTIPLICATION SIGN}"
 FEW_ARMS = 3  # besides the reference; the answer stays short with more
-CLIFFS = {
-    "tolerance": "the batch size at which {delta} points are lost (the tolerance cliff)",
-    "collapse": "the batch size at which half of the trials fail (the collapse cliff)",
+EVENTS = {
+    "tolerance": "loses {delta} points of accuracy",
+    "collapse": "has half of its trials fail",
 }
 
 
@@ -38,7 +38,7 @@ def open_ends(estimate: Estimate) -> tuple[bool, bool]:
 def cliff_text(estimate: Estimate) -> str:
     """A cliff as a batch size: "890", "> 8,192", "< 128", "512 to 1,024", or a dash."""
     if estimate.value is None:
-        return "–"
+        return NOTHING
     if estimate.censored:
         sign = {"above": ">", "below": "<"}[estimate.censored]
         return f"{sign} {batch(estimate.value)}"
@@ -54,7 +54,7 @@ def interval_text(estimate: Estimate, factor: bool = False) -> str:
         return ""
 
     def end(value: float | None) -> str:
-        return "–" if value is None else (f"{value:.2f}" if factor else batch(value))
+        return NOTHING if value is None else (f"{value:.2f}" if factor else batch(value))
 
     open_low, open_high = open_ends(estimate)
     if open_low and open_high:
@@ -67,12 +67,12 @@ def interval_text(estimate: Estimate, factor: bool = False) -> str:
 
 
 def shift_text(shift: Shift | None) -> str:
-    """ "×2.03 (1.62 to 2.41)", "> ×1.50", or a dash."""
+    """Such as "x2.03 (1.62 to 2.41)" with a multiplication sign, or a dash."""
     if shift is None or shift.factor.value is None:
-        return "–"
+        return NOTHING
     sign = {"": "", "above": "≥ ", "below": "≤ "}[shift.factor.censored]
     interval = interval_text(shift.factor, factor=True)
-    return f"{sign}×{shift.factor.value:.2f}" + (f" ({interval})" if interval else "")
+    return f"{sign}{TIMES}{shift.factor.value:.2f}" + (f" ({interval})" if interval else "")
 
 
 def cliff_rows(summary: StudySummary) -> tuple[CliffRow, ...]:
@@ -81,10 +81,10 @@ def cliff_rows(summary: StudySummary) -> tuple[CliffRow, ...]:
         CliffRow(
             arm=arm.arm,
             tolerance=cliff_text(arm.tolerance),
-            tolerance_interval=interval_text(arm.tolerance) or "–",
+            tolerance_interval=interval_text(arm.tolerance) or NOTHING,
             tolerance_shift=shift_text(arm.tolerance_shift),
             collapse=cliff_text(arm.collapse),
-            collapse_interval=interval_text(arm.collapse) or "–",
+            collapse_interval=interval_text(arm.collapse) or NOTHING,
             collapse_shift=shift_text(arm.collapse_shift),
         )
         for arm in summary.arms
@@ -153,28 +153,21 @@ def _shift_sentence(shift: Shift | None, summary: StudySummary) -> str:
     if shift is None:
         return ""
     name, reference = f"“{clean(shift.arm, 32)}”", f"“{clean(shift.reference_arm, 32)}”"
-    cliff = CLIFFS[shift.kind].format(delta=f"{100 * summary.delta:g}")
+    event = EVENTS[shift.kind].format(delta=f"{100 * summary.delta:g}")
     factor = shift.factor
     if factor.value is None:
         why = f": {clean(factor.note, 200)}" if factor.note else ""
-        return f"How far {name} moves {cliff} of {reference} cannot be said{why}."
+        return f"How far {name} moves the {shift.kind} cliff of {reference} is unknown{why}."
     bound = {"": "", "above": "at least ", "below": "at most "}[factor.censored]
-    size = f"{bound}×{factor.value:.2f}"
-    direction = "larger" if factor.value > 1 else "smaller"
+    found = f"{name} {event} at {bound}{factor.value:.2f} times the batch size of {reference}"
     if not factor.has_interval:
-        return f"{name} moves {cliff} of {reference} by {size} (one seed: no interval)."
-    level = f"{factor.level:.0%} interval {interval_text(factor, factor=True)}"
+        return f"{found} (one seed: no interval)."
+    found += f" ({factor.level:.0%} interval: {interval_text(factor, factor=True)})"
     if factor.covers(1.0):
-        return (
-            f"{name} shows no certain move of {cliff} of {reference}: {size} ({level}, which "
-            "includes ×1)."
-        )
-    unsure = shift.p_adjusted is not None and shift.p_adjusted > 1 - factor.level
-    holm = "; not certain once corrected for the number of arms" if unsure else ""
-    return (
-        f"{name} moves {cliff} of {reference} to {direction} batches by {size} "
-        f"({level}{holm})."
-    )
+        return f"{found}; that it moves the cliff at all is not shown."
+    if shift.p_adjusted is not None and shift.p_adjusted > 1 - factor.level:
+        return f"{found}; corrected for the number of arms, that is not certain."
+    return f"{found}."
 
 
 def _collapse_sentence(summary: StudySummary) -> str:

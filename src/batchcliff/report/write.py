@@ -16,10 +16,10 @@ from batchcliff.report import draw, draw_curves, html
 from batchcliff.report.content import Content, make_content, summary_plain, tables
 from batchcliff.report.join import Planned
 from batchcliff.report.markdown import results_markdown
+from batchcliff.report.scales import Spec
 from batchcliff.report.tables import csv_text, trial_rows
 from batchcliff.report.text import clean_tree
 from batchcliff.spec import StudySpec
-
 
 PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
 
@@ -80,7 +80,7 @@ def write_report(
     )
 
 
-def static_specs(content: Content) -> dict[str, draw.Spec]:
+def static_specs(content: Content) -> dict[str, Spec]:
     """The figures as pictures: name -> Vega-Lite specification with title and legend."""
     specs = {"accuracy": draw.accuracy_chart(content.accuracy)}
     if content.published_figure is not None:

@@ -213,13 +213,17 @@ class Dispatcher:
                     return
 
     def advance(self, state: Busy, message: dict[str, Any]) -> None:
-        """Tell people how far the trials of a stack are; the rate counts all of them."""
+        """Tell people how far the trials of a stack are; the rate counts all of them.
+
+        Never backwards: a worker reports updates as they are queued, then epochs as they end.
+        """
         done, seconds = message["done"], message["seconds"]
         for trial_id in message["ids"]:
             before, at = state.reported.get(trial_id, (0, 0.0))
+            if done <= before or seconds <= at:
+                continue
             state.reported[trial_id] = (done, seconds)
-            size = self.specs[trial_id].batch_size
-            rate = (done - before) * size / (seconds - at) if seconds > at else 0.0
+            rate = (done - before) * self.specs[trial_id].batch_size / (seconds - at)
             self.progress.advanced(trial_id, done, message["updates"], rate)
 
     def commit(self, record: TrialRecord, state: Busy) -> None:

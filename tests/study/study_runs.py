@@ -1,0 +1,256 @@
+"""Runs of small studies for the tests: in this process, or as a driver that can be killed.
+
+As a program: `study_runs.py FOLDER OPTIONS` runs the faulty workload with fake workers, with
+JSON progress on standard output and the exit codes of the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchcliff.errors import BatchcliffError
+from batchcliff.record import TrialRecord
+from batchcliff.spec import Arm, Decay, LrRule, Settings, StudySpec, TrialSpec
+from batchcliff.study.progress import JsonProgress
+from batchcliff.study.store import Store
+from batchcliff.study.supervisor import RunSummary, run_study
+
+HERE = Path(__file__).resolve().parent
+MARK = "BATCHCLIFF_TEST_MARK"
+PATIENCE = 60.0  # seconds until a test gives up; a loaded machine is no failure
+
+
+def study_of(
+    seeds: int | tuple[int, ...] = 4,
+    batch_sizes: tuple[int, ...] = (8, 16),
+    arms: tuple[Arm, ...] = (Arm(name="none"),),
+    base: float = 0.1,
+) -> StudySpec:
+    """A study of the faulty workload: 64 examples, 4 classes."""
+    sys.path.insert(0, str(HERE))
+    import faulty
+
+    return StudySpec(
+        name="faulty",
+        workload="faulty",
+        batch_sizes=batch_sizes,
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else seeds,
+        budget="2ep",
+        lr=LrRule(base=base, base_batch_size=16),
+        decay=Decay(kind="constant"),
+        arms=arms,
+        settings=faulty.workload().settings,
+        data="faulty-data",
+    )
+
+
+@dataclass
+class Told:
+    """Everything that a run says, in order."""
+
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def started(self, *, total: int, done: int, examples: int, examples_done: int) -> None:
+        self.events.append(("started", total, done, examples, examples_done))
+
+    def trial_started(self, spec: TrialSpec, *, updates: int) -> None:
+        self.events.append(("trial_started", spec.trial_id, updates))
+
+    def advanced(self, trial_id: str, update: int, updates: int, rate: float) -> None:
+        self.events.append(("advanced", trial_id, update, updates, rate))
+
+    def finished(self, record: TrialRecord) -> None:
+        self.events.append(("finished", record.trial_id, record))
+
+    def note(self, text: str) -> None:
+        self.events.append(("note", text))
+
+    def ended(self, *, exit_code: int, text: str = "") -> None:
+        self.events.append(("ended", exit_code))
+
+    def of(self, kind: str) -> list[tuple[Any, ...]]:
+        return [event for event in self.events if event[0] == kind]
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(event[1] for event in self.of("note"))
+
+
+def run(
+    study: StudySpec, folder: Path, told: Told | None = None, workers: int = 2, **options: Any
+) -> RunSummary:
+    """In this process, with the faulty workload."""
+    return run_study(
+        study,
+        folder=folder,
+        data=None,
+        device="cpu",
+        workers=workers,
+        progress=told or Told(),
+        **{"workload_reference": "faulty:workload", **options},
+    )
+
+
+def outcomes(folder: Path) -> dict[int, str]:
+    """How each seed's trial ended, in a study with one trial a seed."""
+    with Store.open(folder) as store:
+        return {r.spec.seed: str(r.outcome) for r in store.records().values()}
+
+
+def attempts(folder: Path) -> dict[int, list[str | None]]:
+    """Why each seed's attempts ended, in a study with one trial a seed."""
+    with Store.open(folder) as store:
+        return {p.seed: [a.why for a in store.attempts(p.trial_id)] for p in store.planned()}
+
+
+def table(folder: Path) -> bytes:
+    with Store.open(folder) as store:
+        return store.table()
+
+
+def leases_are_free(folder: Path) -> bool:
+    """Whether nobody holds any trial."""
+    with Store.open(folder) as store:
+        held = [store.lease(p.trial_id) for p in store.planned()]
+        for lease in held:
+            if lease is not None:
+                lease.release()
+    return None not in held
+
+
+# --- processes -----------------------------------------------------------------------------
+
+
+def marked(mark: str, contains: str = "") -> list[int]:
+    """Living processes that have `mark` in their environment, and a word in their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+                here = f"{MARK}={mark}\0".encode() in (entry / "environ").read_bytes()
+                if here and not dead and contains.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def all_gone(mark: str, seconds: float) -> bool:
+    """Whether nothing marked is alive within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while left := marked(mark):
+        if time.monotonic() > deadline:
+            print("still alive:", [Path(f"/proc/{p}/cmdline").read_bytes() for p in left])
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@dataclass
+class Driver:
+    """A process that runs a study, and can be told from others' by its mark."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    output: Path
+
+    def events(self, kind: str = "") -> list[dict[str, Any]]:
+        """Whole lines of its JSON progress so far."""
+        lines = self.output.read_bytes().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [event for event in found if kind in ("", event["event"])]
+
+    def until(self, kind: str, count: int = 1) -> None:
+        """Wait for `count` events of a kind."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.events(kind)) < count:
+            assert self.process.poll() is None, self.errors()
+            assert time.monotonic() < deadline, self.errors()
+            time.sleep(0.01)
+
+    def errors(self) -> str:
+        return self.output.with_suffix(".err").read_text()
+
+    def workers(self) -> list[int]:
+        return [pid for pid in marked(self.mark, "worker") if pid != self.process.pid]
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def driver(command: list[str], output: Path, **environment: str) -> Iterator[Driver]:
+    """Start one; at the end nothing of it is left alive, whatever the test did."""
+    mark = uuid.uuid4().hex
+    with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            env={**os.environ, **environment, MARK: mark, "PYTHONPATH": str(HERE)},
+        )
+    try:
+        yield Driver(process, mark, output)
+    finally:
+        for pid in {process.pid, *marked(mark)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def fake_command(folder: Path, **options: Any) -> list[str]:
+    """A driver with fake workers. Options: seeds, batch_sizes, base, workers."""
+    return [sys.executable, str(HERE / "study_runs.py"), str(folder), json.dumps(options)]
+
+
+def accounted(folder: Path, planned: int) -> Counter[str]:
+    """The outcomes, after a check that each planned trial has one record and no other has."""
+    with Store.open(folder) as store:
+        records = store.records()
+        assert len(records) == planned == len({p.trial_id for p in store.planned()})
+        assert not store.quarantined
+        assert sorted(os.listdir(folder / "results")) == [f"{i}.json" for i in sorted(records)]
+    return Counter(str(record.outcome) for record in records.values())
+
+
+def main(folder: str, options: str) -> int:
+    import fake_worker
+
+    fake_worker.use()
+    wanted = json.loads(options)
+    workers = wanted.pop("workers", 2)
+    if "batch_sizes" in wanted:
+        wanted["batch_sizes"] = tuple(wanted["batch_sizes"])
+    progress = JsonProgress(sys.stdout)
+    try:
+        summary = run_study(
+            study_of(**wanted),
+            folder=Path(folder),
+            data=None,
+            device="cpu",
+            workers=workers,
+            progress=progress,
+            workload_reference="faulty:workload",
+        )
+    except BatchcliffError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    progress.ended(exit_code=summary.exit_code)
+    return summary.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
