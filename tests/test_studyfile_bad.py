@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +166,8 @@ BAD: dict[str, tuple[str, str, str, str]] = {
     "budget share": ('"10ep"', '§"50%"', 'budget = "50%"', 'Write e.g. "100ep"'),
     "budget nothing": ('"10ep"', '§"0ep"', 'budget = "0ep"', "trains nothing"),
     "budget no unit": ('"10ep"', '§"0.5"', 'budget = "0.5"', "no unit"),
+    "budget bare": ('"10ep"', '§"10"', 'budget = "10"', "Write '10ep' (epochs) or '10up'"),
+    "warmup bare": (WARMUP, '§warmup = { duration = "6" }', "duration = ", "'6ep' (ep"),
     "budget other unit": ('"10ep"', '§"10epochs"', "budget", "Write '10ep'"),
     "budget words": ('"10ep"', '§"long"', 'budget = "long"', "not understood"),
     "decay no points": (DECAY, "§decay = { at = [] }", "decay.at = []", 'kind = "constant"'),
@@ -313,29 +314,22 @@ def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
 
 
 def test_a_bad_file_is_refused_before_torch_and_in_under_a_second(tmp_path: Path) -> None:
+    """The processor's time is measured: the wall's would depend on who else is at work."""
     (tmp_path / "s.toml").write_text(GOOD.replace("seeds", "sedes"))
     code = (
-        "import sys\n"
+        "import sys, time\n"
         "sys.argv = ['batchcliff', 'run', 's.toml']\n"
         "from batchcliff.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n"
         "    print(end.code, sorted({'torch', 'altair', 'scipy'} & sys.modules.keys()))\n"
+        "    print(time.process_time())\n"
     )
-    times = []
-    for _ in range(3):  # the machine may be busy: the best of three is the program's time
-        began = time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        times.append(time.perf_counter() - began)
-        assert ended.stdout == "2 []\n"
-        assert ended.stderr.startswith(
-            "s.toml:4: sedes = 2: unknown key. Did you mean 'seeds'?"
-        )
-    assert min(times) < 1.0
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found, seconds = ended.stdout.splitlines()
+    assert found == "2 []"
+    assert float(seconds) < 1.0
+    assert ended.stderr.startswith("s.toml:4: sedes = 2: unknown key. Did you mean 'seeds'?")
     assert [p.name for p in tmp_path.iterdir()] == ["s.toml"]

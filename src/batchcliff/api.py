@@ -6,6 +6,7 @@ Each returns a frozen value and prints nothing. Importing this module imports no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from batchcliff.planning import (
     STUDIES,
     Plan,
     PlannedTrial,
+    check_device,
     folder_of,
     plan,
     resolved,
@@ -120,6 +122,7 @@ def run(
     outcome, the exit code and the folder. Raises UsageError (nothing was written), DataError,
     StorageError (resumable).
     """
+    check_device(device)
     own = load_workload(workload) if workload else None
     spec = resolved(study, own)
     from batchcliff.study import supervisor
@@ -149,7 +152,7 @@ def find_study(name: str | Path) -> Path:
     from batchcliff.study.identity import STUDY
 
     given = Path(name)
-    if "\0" not in str(name):
+    with contextlib.suppress(OSError, ValueError):  # what no path can be is no study either
         for folder in (given, STUDIES / given):
             if (folder / STUDY).is_file():
                 return folder
@@ -246,10 +249,10 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
 
     Raises UsageError if there is no study, StorageError if the folder cannot be written to.
     """
+    folder = find_study(study)
     from batchcliff.report import write_report
     from batchcliff.study.store import Store
 
-    folder = find_study(study)
     with Store.open(folder) as store:
         records = list(store.records().values())
         cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in store.planned()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from batchcliff.record import Ledger, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
+from batchcliff.study.printable import printable
 from batchcliff.studyfile import load_study
 from batchcliff.training.arithmetic import DataFacts, learning_rates, ledger
 from batchcliff.workloads import Workload, load_workload
@@ -77,6 +79,7 @@ def plan(
     the data (without it, nothing is downloaded: sizes that are known are used); workload:
     `module:function`. Writes nothing. Raises UsageError, DataError.
     """
+    check_device(device)
     own = load_workload(workload) if workload else None
     spec = resolved(study, own)
     folder = folder_of(spec, out)
@@ -114,6 +117,12 @@ def plan(
         cost=cost,
         differences=differences,
     )
+
+
+def check_device(device: str) -> None:
+    """UsageError if `device` names none; whether it is there, only torch can tell."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+        raise UsageError(f"--device {printable(device, 40)}: write auto, cpu, cuda or cuda:0")
 
 
 def usual_workers(device: str) -> int:

@@ -19,6 +19,7 @@ from batchcliff.stats.compare import (
     holm,
     paired_differences,
     seed_correlation,
+    sensitivity,
     shift,
 )
 
@@ -94,6 +95,15 @@ def test_more_seeds_detect_smaller_shifts_and_need_no_more():
         shift(*curves(), "edge")
 
 
+def test_sensitivity_is_the_textbook_sum_of_two_normal_quantiles():
+    """Half width 1.96 SE: found with probability 0.8 from (1.96 + 0.8416) SE on."""
+    factor, needed = sensitivity(1.959964 * 0.1, 0.95, 4)
+    assert np.log2(factor) == pytest.approx(0.280158, abs=1e-5)
+    assert needed == 2  # 4 (0.280 / 0.5)^2 = 1.26, and two seeds are the least
+    assert sensitivity(1.959964 * 0.3, 0.95, 4)[1] == 12  # 4 (0.840 / 0.5)^2 = 11.3
+    assert sensitivity(float("inf"), 0.95, 4) == (None, None)
+
+
 def test_twin_paired_difference_is_scipys_paired_t():
     arm, reference = curves(seeds=5)
     base = reference.curve
@@ -166,6 +176,9 @@ def test_seed_correlation_sees_shared_noise_and_never_invents_it():
     apart = make_test_curve(list(0.9 + 0.01 * rng.standard_normal((6, 10))))
     assert seed_correlation(shared, base) > 0.7
     assert seed_correlation(apart, base) < 0.2
+    two = make_test_curve([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    # four degrees of freedom, correlation 1: less one standard error of 1 / sqrt(4)
+    assert seed_correlation(two, two) == pytest.approx(0.5)
     flat = make_test_curve([[0.9] * 3] * 6)
     assert seed_correlation(flat, flat) == 0.0
 

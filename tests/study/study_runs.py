@@ -22,12 +22,14 @@ from typing import Any
 
 from batchcliff.errors import BatchcliffError
 from batchcliff.record import TrialRecord
-from batchcliff.spec import Arm, Decay, LrRule, Settings, StudySpec, TrialSpec
+from batchcliff.spec import Arm, Decay, LrRule, StudySpec, TrialSpec
 from batchcliff.study.progress import JsonProgress
 from batchcliff.study.store import Store
 from batchcliff.study.supervisor import RunSummary, run_study
+from batchcliff.studyfile import load_study
 
 HERE = Path(__file__).resolve().parent
+PATH = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
 MARK = "BATCHCLIFF_TEST_MARK"
 PATIENCE = 60.0  # seconds until a test gives up; a loaded machine is no failure
 
@@ -96,10 +98,9 @@ def run(
         study,
         folder=folder,
         data=None,
-        device="cpu",
         workers=workers,
         progress=told or Told(),
-        **{"workload_reference": "faulty:workload", **options},
+        **{"device": "cpu", "workload_reference": "faulty:workload", **options},
     )
 
 
@@ -200,7 +201,7 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
             stdout=out,
             stderr=err,
             start_new_session=True,
-            env={**os.environ, **environment, MARK: mark, "PYTHONPATH": str(HERE)},
+            env={**os.environ, **environment, MARK: mark, "PYTHONPATH": PATH},
         )
     try:
         yield Driver(process, mark, output)
@@ -212,7 +213,10 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
 
 
 def fake_command(folder: Path, **options: Any) -> list[str]:
-    """A driver with fake workers. Options: seeds, batch_sizes, base, workers."""
+    """A driver with fake workers. Options: seeds, batch_sizes, base, workers.
+
+    With `digits`, overrides of that recipe, it trains for real.
+    """
     return [sys.executable, str(HERE / "study_runs.py"), str(folder), json.dumps(options)]
 
 
@@ -222,28 +226,30 @@ def accounted(folder: Path, planned: int) -> Counter[str]:
         records = store.records()
         assert len(records) == planned == len({p.trial_id for p in store.planned()})
         assert not store.quarantined
-        assert sorted(os.listdir(folder / "results")) == [f"{i}.json" for i in sorted(records)]
+        names = sorted(path.name for path in (folder / "results").iterdir())
+        assert names == [f"{trial_id}.json" for trial_id in sorted(records)]
     return Counter(str(record.outcome) for record in records.values())
 
 
 def main(folder: str, options: str) -> int:
     import fake_worker
 
-    fake_worker.use()
     wanted = json.loads(options)
-    workers = wanted.pop("workers", 2)
+    workers, digits = wanted.pop("workers", 2), wanted.pop("digits", None)
     if "batch_sizes" in wanted:
         wanted["batch_sizes"] = tuple(wanted["batch_sizes"])
+    if digits is None:
+        fake_worker.use()
     progress = JsonProgress(sys.stdout)
     try:
         summary = run_study(
-            study_of(**wanted),
+            study_of(**wanted) if digits is None else load_study("digits", overrides=digits),
             folder=Path(folder),
             data=None,
             device="cpu",
             workers=workers,
             progress=progress,
-            workload_reference="faulty:workload",
+            workload_reference="faulty:workload" if digits is None else None,
         )
     except BatchcliffError as error:
         print(error, file=sys.stderr)

@@ -66,7 +66,7 @@ def test_the_median_rate_of_trials_that_ran_to_their_end() -> None:
     records = [record(128, rate, seed) for seed, rate in enumerate((1.0, 10.0, 1000.0))]
     assert rates_of(records) == {128: 10.0}
     assert rates_of([record(128, 1e9, ok=False)]) == {}
-    assert rates_of([record(128, math.nan), record(128, 0.0, 1)]) == {}
+    assert rates_of([record(128, r, i) for i, r in enumerate((math.nan, math.inf, 0.0))]) == {}
 
 
 def test_records_of_the_study_win_over_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

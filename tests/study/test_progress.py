@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -193,8 +194,6 @@ def drive(progress: Progress) -> None:
     text = recipe_text("article").replace("[arms.none]", "[arms.placeholder]")
     study = parse_study(text, overrides=["reference_arm=warmup", "batch_sizes=[128]"])
     first, second = trials(study, "d" * 64)
-    import dataclasses
-
     nasty = dataclasses.replace(first, arm=NASTY)
     progress.started(total=3, done=1, examples=3 * 12800, examples_done=12800)
     progress.trial_started(nasty, updates=100)
@@ -273,6 +272,20 @@ def test_the_live_display_shows_names_as_text(monkeypatch: pytest.MonkeyPatch) -
     assert "\u202e" not in shown
     assert "\x1b[32m" in shown
     assert "1/3 trials" in shown
+
+
+def test_a_running_trial_is_a_line_with_its_name_as_text() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=200)
+    progress = LiveProgress(stream, console=console)
+    nasty = dataclasses.replace(specs(128)[0], arm="[red]c[/red]")
+    progress.started(total=1, done=0, examples=12800, examples_done=0)
+    progress.trial_started(nasty, updates=100)
+    progress.advanced(nasty.trial_id, 25, 100, 5000.0)
+    progress.ended(exit_code=130)
+    shown = stream.getvalue()
+    assert "[red]c[/red], batch 128, seed 0" in shown
+    assert "25/100 updates, 5,000 examples/s" in shown
 
 
 def test_the_live_display_respects_no_color(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,9 @@ class SlowNetwork:
             mean = part.mean((0, 2, 3))
             variance = ((part - mean[:, None, None]) ** 2).mean((0, 2, 3))
             deviation = np.sqrt(variance + self.eps)
-            normal[start : start + self.group] = (
-                part - mean[:, None, None]
-            ) / deviation[:, None, None]
+            normal[start : start + self.group] = (part - mean[:, None, None]) / deviation[
+                :, None, None
+            ]
             deviations.append(deviation)
             means.append(mean)
             variances.append(variance * count / (count - 1))  # Bessel: what is kept
@@ -201,9 +201,7 @@ def softmax(logits: Array) -> Array:
     return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
 
 
-def example_losses(
-    logits: Array, labels: NDArray[np.int64], kind: str
-) -> tuple[Array, Array]:
+def example_losses(logits: Array, labels: NDArray[np.int64], kind: str) -> tuple[Array, Array]:
     """Loss of each example [B] and its gradient with respect to the logits [B, K].
 
     "logits": -log softmax. "clipped-softmax": the probability of the true class is clipped

@@ -15,9 +15,8 @@ from torch import Tensor
 from batchcliff.data.resident import Resident
 from batchcliff.models.conv_net import ConvNet, slices
 from batchcliff.record import TrialRecord
-from batchcliff.spec import BatchNorm, Decay, Model, Settings, TrialSpec
+from batchcliff.spec import Arm, BatchNorm, Decay, Model, Settings, TrialSpec
 from batchcliff.study.grid import arm_settings
-from batchcliff.spec import Arm
 from batchcliff.training.arithmetic import DataFacts, batch_norm_group, ledger
 from batchcliff.training.prepare import Build, Prepared, prepare
 from batchcliff.training.trial import run_trials
@@ -116,9 +115,13 @@ class Run:
 
 
 def ready(
-    spec: TrialSpec, resident: Resident, stack: int = 1, build: Build | None = None
+    spec: TrialSpec,
+    resident: Resident,
+    stack: int = 1,
+    build: Build | None = None,
+    classes: int = CLASSES,
 ) -> Prepared:
-    return prepare(spec, resident, num_classes=CLASSES, stack=stack, user_build=build)
+    return prepare(spec, resident, num_classes=classes, stack=stack, user_build=build)
 
 
 def run(

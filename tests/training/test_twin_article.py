@@ -7,10 +7,12 @@ from the definitions; only the initial weights and the draws of the augmentation
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from slow_network import Sgd, evaluate, train
+from slow_network import Sgd, SlowNetwork, evaluate, pixels, train
 from small_trials import (
     ARTICLE_DECAY,
     ARTICLE_WARMUP,
@@ -26,10 +28,12 @@ from small_trials import (
 )
 
 from batchcliff.data.augment import draw
-from batchcliff.data.resident import epoch_order
+from batchcliff.data.resident import Resident, epoch_order
 from batchcliff.record import Outcome
-from batchcliff.spec import Settings
+from batchcliff.spec import Settings, TrialSpec
+from batchcliff.training.trial import read_tests
 
+Batch = tuple[NDArray[Any], NDArray[np.int64]]
 TOLERANCE = 2e-4  # nine layers and 20 updates
 BATCH, TRAIN, EPOCHS = 16, 40, 10
 ARTICLE = with_settings(
@@ -85,6 +89,32 @@ def bilinear(
     return out
 
 
+def epoch_batches(resident: Resident, spec: TrialSpec, epoch: int) -> list[Batch]:
+    """The two batches of an epoch, augmented, in the order of the seed."""
+    kind = spec.settings.augmentation
+    images, labels = resident.train_images.numpy(), resident.train_labels.numpy()
+    order = epoch_order(spec.seed, epoch, TRAIN)
+    draws = draw(kind, spec.seed, epoch, TRAIN, (8, 8, 3))
+    return [
+        (moved(images[part], draws[part], kind), labels[part])
+        for part in (order[:BATCH], order[BATCH : 2 * BATCH])
+    ]
+
+
+def reestimate(twin: SlowNetwork, batches: list[Batch]) -> None:
+    """Statistics of the twin's weights: the mean over batches and groups, for every shard."""
+    kept = []
+    for images, _ in batches:
+        fresh = SlowNetwork(twin.parameters, twin.blocks, twin.group, twin.shards, momentum=0.0)
+        fresh.forward(pixels(images, 1 / 255), training=True)
+        kept.append((fresh.running_mean, fresh.running_var))
+    for layer in range(len(twin.running_mean)):
+        for running, which in ((twin.running_mean, 0), (twin.running_var, 1)):
+            running[layer][:] = np.mean(
+                [statistics[which][layer] for statistics in kept], (0, 1)
+            )
+
+
 @pytest.mark.parametrize(
     ("kind", "warmup", "lr"),
     [("as-written", True, 0.05), ("as-coded", True, 0.02), ("none", False, 0.01)],
@@ -109,16 +139,10 @@ def test_the_whole_run(kind: str, warmup: bool, lr: float) -> None:
     assert record.outcome is Outcome.OK
     assert record.updates == 2 * EPOCHS  # floor(40/16) an epoch
 
-    images, labels = resident.train_images.numpy(), resident.train_labels.numpy()
     tests = resident.test_images.numpy(), resident.test_labels.numpy()
     velocities: dict[str, NDArray[np.float64]] = {}
     for epoch in range(EPOCHS):
-        order = epoch_order(spec.seed, epoch, TRAIN)
-        draws = draw(kind, spec.seed, epoch, TRAIN, (8, 8, 3))
-        batches = [
-            (moved(images[part], draws[part], kind), labels[part])
-            for part in (order[:BATCH], order[BATCH : 2 * BATCH])
-        ]
+        batches = epoch_batches(resident, spec, epoch)
         rate = lr_scheduler(epoch, lr, warmup) / (10 if epoch >= 9 else 1)
         rates = [rate] * 2
         if epoch == 8:  # 85% of 20 updates is update 17, in the middle of epoch 8
@@ -133,3 +157,10 @@ def test_the_whole_run(kind: str, warmup: bool, lr: float) -> None:
     assert record.accuracy == pytest.approx(accuracy, abs=1e-12)
     assert record.test_loss == pytest.approx(test_loss, rel=TOLERANCE)
     assert distance(state_of(ran.prepared.model, spec), twin_state(twin)) < TOLERANCE
+    reestimate(twin, epoch_batches(resident, spec, EPOCHS))  # what it would have seen next
+    accuracy, loss = evaluate(twin, *tests)
+    assert record.accuracy_reestimated == pytest.approx(accuracy, abs=1e-12)
+    assert read_tests(ran.prepared, 50)[0][-1][1] == pytest.approx(loss, rel=TOLERANCE)
+    assert loss != pytest.approx(test_loss, rel=10 * TOLERANCE)
+    reestimate(twin, epoch_batches(resident, spec, 0))  # and not what it saw first
+    assert loss != pytest.approx(evaluate(twin, *tests)[1], rel=10 * TOLERANCE)

@@ -205,7 +205,9 @@ def test_biases_of_the_convolutions_make_no_difference() -> None:
     )
     after = twin_state(start)
     for layer in range(4):
-        assert after[f"conv_bias{layer}"] == pytest.approx(biases[f"conv_bias{layer}"], abs=1e-9)
+        assert after[f"conv_bias{layer}"] == pytest.approx(
+            biases[f"conv_bias{layer}"], abs=1e-9
+        )
         seen = biases[f"conv_bias{layer}"] * (1 - 0.8**6)
         assert np.abs(after[f"mean{layer}"] - state[f"mean{layer}"]).max() > 0.1
         after[f"mean{layer}"] = after[f"mean{layer}"] - seen
@@ -217,11 +219,7 @@ def test_both_initialisers(kind: str) -> None:
     settings = with_settings(PLAIN, model__init=kind)
     losses, state, given = ours(Case(settings))
     other, _, _ = ours(
-        Case(
-            with_settings(
-                PLAIN, model__init="torch" if kind != "torch" else "glorot-uniform"
-            )
-        )
+        Case(with_settings(PLAIN, model__init="torch" if kind != "torch" else "glorot-uniform"))
     )
     network = given["network"]
     twin_losses = train(network, given["batches"], RATES, Sgd(), loss="clipped-softmax")

@@ -9,6 +9,7 @@ more than one. Slice s of every parameter's first dimension is network s.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +77,17 @@ class ConvNet(nn.Module):
             x = block(x)
             if i + 1 < len(self.blocks):
                 x = F.avg_pool2d(x, 2)
-        x = x.mean((2, 3))
         if self.stack == 1:
-            logits_BK: Tensor = self.head(x)
+            logits_BK: Tensor = self.head(x.mean((2, 3)))
             return logits_BK.unsqueeze(1)
-        features_SBF = x.view(len(x), self.stack, -1).transpose(0, 1)
+        # Sums whose order is the same however many networks lie side by side.
+        features_BC = F.avg_pool2d(x, (x.shape[2], x.shape[3])).flatten(1)
+        features_SBF = features_BC.view(len(x), self.stack, -1).transpose(0, 1)
         weight_SFK = slices(self.head.weight, self.stack).transpose(1, 2)
-        bias_S1K = self.head.bias.view(self.stack, 1, -1)
-        return torch.baddbmm(bias_S1K, features_SBF, weight_SFK).transpose(0, 1)
+        logits_SBK = torch.bmm(features_SBF, weight_SFK)
+        bias_SK = self.head.bias.view(self.stack, -1)
+        biased_SBK: Tensor = _AddBias.apply(logits_SBK, bias_SK)  # type: ignore[no-untyped-call]
+        return biased_SBK.transpose(0, 1)
 
     @torch.no_grad()
     def initialise(self, kind: str, seeds: list[int]) -> None:
@@ -102,6 +106,19 @@ class ConvNet(nn.Module):
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
                 for s, seed in enumerate(seeds):
                     _fill(module, name, kind, seed, s, self.stack)
+
+
+class _AddBias(torch.autograd.Function):
+    """[S, B, K] + [S, K]. The bias' gradient is summed along contiguous memory: PyTorch's
+    own sum over B takes another order once S * K reaches a few vectors."""
+
+    @staticmethod
+    def forward(_: Any, logits_SBK: Tensor, bias_SK: Tensor) -> Tensor:
+        return logits_SBK + bias_SK[:, None]
+
+    @staticmethod
+    def backward(_: Any, gradient_SBK: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient_SBK, gradient_SBK.transpose(1, 2).contiguous().sum(2)
 
 
 def slices(stacked: Tensor, stack: int) -> Tensor:

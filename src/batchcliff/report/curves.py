@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,8 @@ from batchcliff.report.join import Joined, Trial
 from batchcliff.report.text import clean, plural
 
 MAX_EPOCH_POINTS = 120  # of one curve
-MAX_CURVES = 240  # of one figure
+MAX_POINTS = 8000  # of one figure
+MAX_CURVES = 120  # of one figure, where each cell has one
 MAX_SEEDS = 3  # of one cell
 
 Values = Sequence[float | None]
@@ -40,13 +42,13 @@ def training_curves(joined: Joined, slot_of: Mapping[str, int]) -> tuple[CurvePa
 
 def learning_rate_curves(joined: Joined, slot_of: Mapping[str, int]) -> CurvePanels:
     """Learning rate by epoch, a panel an arm, a line a batch size (the first seed with one)."""
-    panels = []
+    panels, cells = [], joined.cells()
     for arm in joined.arms:
-        curves = []
+        curves: list[Curve] = []
         for size in joined.batch_sizes:
-            trials = joined.cells().get((arm, size), ())
-            found = [_curve(t, slot_of, lambda c: _positive(c.lr)) for t in trials]
-            curves += [c for c in found if c.points][:1]
+            trials = cells.get((arm, size), ())
+            found = (_curve(t, slot_of, lambda c: _positive(c.lr)) for t in trials)
+            curves += itertools.islice((c for c in found if c.points), 1)
         if curves:
             panels.append(Panel(title=clean(arm, 32), curves=tuple(curves)))
     return CurvePanels(
@@ -79,14 +81,19 @@ def _positive(values: Values) -> Values:
     return [v if v is not None and v > 0 else None for v in values]
 
 
-def _curve(trial: Trial, slot_of: Mapping[str, int], pick: Callable[[Curves], Values]) -> Curve:
+def _curve(
+    trial: Trial,
+    slot_of: Mapping[str, int],
+    pick: Callable[[Curves], Values],
+    most: int = MAX_EPOCH_POINTS,
+) -> Curve:
     values = pick(trial.record.curves) if trial.record else ()
     return Curve(
         arm=trial.arm,
         slot=slot_of[trial.arm],
         batch_size=trial.batch_size,
         seed=trial.seed,
-        points=thin(values),
+        points=thin(values, most),
     )
 
 
@@ -94,13 +101,14 @@ def _by_batch(
     joined: Joined, slot_of: Mapping[str, int], pick: Callable[[Curves], Values], seeds: int
 ) -> tuple[Panel, ...]:
     cells = joined.cells()
+    most = min(MAX_EPOCH_POINTS, max(MAX_POINTS // (len(cells) * seeds), 20))
     panels = []
     for size in joined.batch_sizes:
         curves: list[Curve] = []
         for arm in joined.arms:
             recorded = [t for t in cells.get((arm, size), ()) if t.record is not None]
             recorded.sort(key=lambda t: t.seed)
-            curves += [_curve(t, slot_of, pick) for t in recorded[:seeds]]
+            curves += [_curve(t, slot_of, pick, most) for t in recorded[:seeds]]
         if any(c.points for c in curves):
             shown = tuple(c for c in curves if c.points)
             panels.append(Panel(title=batch_title(size), curves=shown))

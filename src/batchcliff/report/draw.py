@@ -31,6 +31,8 @@ from batchcliff.report.scales import (
 from batchcliff.report.text import NOTHING
 
 FLOOR = -0.045  # where failed trials are marked: a lane of its own, under accuracy 0
+MAX_BAND_LABELS = 5  # more would cover the plot; the table has them all
+FEW_DOTS = 300  # single trials in the small charts beside a published result
 LANE = 0.03  # between two outcomes of one cell
 HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 
@@ -133,7 +135,7 @@ def _band_rows(figure: AccuracyByBatch, arms: Arms) -> list[Row]:
             "high": high if band.open_high else band.high,
             "side": "left" if (band.value or 0) < (low * high) ** 0.5 else "right",
             "top": 0.38 - 0.06 * rank,
-            "text": band.text,
+            "text": band.text if len(bands) <= MAX_BAND_LABELS else "",
         }
         for rank, band in enumerate(bands)
     ]
@@ -158,16 +160,11 @@ def _interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
 
 def _chance_layers() -> list[Spec]:
     y = {"y": place("accuracy")}
-    words: dict[str, Any] = {
-        "align": "left",
-        "dx": 4,
-        "dy": -7,
-        "color": look.SOFT,
-        "fontSize": 11,
-    }
+    words: dict[str, Any] = {"align": "left", "dx": 4, "dy": -7, "fontSize": 11}
+    words |= {"text": "chance", "color": look.SOFT}
     return [
         layer("chance", "rule", y, strokeDash=[3, 3], color="#9aa4ac"),
-        layer("chance", "text", y | {"x": {"value": 0}}, text="chance", **words),
+        layer("chance", "text", y | {"x": {"value": 0}}, **words),
     ]
 
 
@@ -210,8 +207,17 @@ def _floor_layers(colour: Spec, key: bool) -> list[Spec]:
 
 
 def bare(figure: AccuracyByBatch) -> AccuracyByBatch:
-    """The figure without cliffs: only what a published curve has too."""
-    return dataclasses.replace(figure, bands=())
+    """The figure as a published one is: without cliffs, and single trials only if few."""
+    dots = sum(len(p.dots) for line in figure.lines for p in line.points)
+    if dots <= FEW_DOTS:
+        return dataclasses.replace(figure, bands=())
+    lines = tuple(
+        dataclasses.replace(
+            line, points=tuple(dataclasses.replace(p, dots=()) for p in line.points)
+        )
+        for line in figure.lines
+    )
+    return dataclasses.replace(figure, bands=(), lines=lines)
 
 
 def pair_chart(published: AccuracyByBatch, ours: AccuracyByBatch) -> Spec:

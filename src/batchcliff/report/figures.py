@@ -19,7 +19,7 @@ from batchcliff.spec import StudySpec
 from batchcliff.stats.intervals import Estimate
 from batchcliff.stats.summary import ArmSummary, StudySummary
 
-MAX_DOTS = 3000  # in one figure: more seeds than that are thinned, evenly by rank
+MAX_DOTS = 2000  # in one figure: more seeds than that are thinned, evenly by rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jinja2
 import vl_convert
-from markupsafe import Markup
 
 from batchcliff.report import draw, draw_curves, look
 from batchcliff.report.content import Content, tables
@@ -40,10 +39,10 @@ def render(content: Content, files: dict[str, tuple[str, ...]]) -> str:
         files=files,
         charts=charts,
         policy=policy([script, glue], style),
-        script=Markup(script),  # ours, and named by hash in the policy
-        glue=Markup(glue),
-        style=Markup(style),
-        data=Markup(script_json(charts)),
+        script=script,
+        glue=glue,
+        style=style,
+        data=script_json(charts),
     )
 
 
@@ -83,7 +82,7 @@ def curve_figures(content: Content) -> dict[str, CurvePanels]:
 @functools.cache
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one inline script."""
-    text = str(vl_convert.javascript_bundle(None))
+    text = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     text = text.replace("\r\n", "\n").replace(
         "\r", "\n"
     )  # as an HTML parser would, for the hash
@@ -128,10 +127,12 @@ def _environment() -> jinja2.Environment:
 
 def _arm_styles(content: Content) -> str:
     """A class for each arm's colour: the policy forbids style attributes."""
-    slots = {line.slot for line in content.accuracy.lines}
-    if content.published_figure:
-        slots |= {line.slot for line in content.published_figure.lines}
-    return "".join(f".arm-{slot}{{color:{look.colour(slot)}}}\n" for slot in sorted(slots))
+    return "".join(f".arm-{slot}{{color:{look.colour(slot)}}}\n" for slot in _slots(content))
+
+
+def _slots(content: Content) -> list[int]:
+    figures = [f for f in (content.accuracy, content.published_figure) if f is not None]
+    return sorted({line.slot for figure in figures for line in figure.lines})
 
 
 def _view(content: Content) -> dict[str, Any]:
@@ -163,6 +164,7 @@ def _view(content: Content) -> dict[str, Any]:
             "differences": content.differences,
             **curve_figures(content),
         },
+        "dashes": {s: " ".join(map(str, look.dash(s))) for s in _slots(content)},
         "difference_legend": [
             (line.slot, names[line.arm]) for line in content.differences.lines
         ],

@@ -72,8 +72,9 @@ def join(planned: Sequence[Planned], records: Iterable[TrialRecord]) -> Joined:
     by_id: dict[str, TrialRecord] = {}
     duplicates = 0
     for record in records:
-        duplicates += record.trial_id in by_id
-        by_id.setdefault(record.trial_id, record)
+        trial_id = record.trial_id  # a hash of the whole specification: ask once
+        duplicates += trial_id in by_id
+        by_id.setdefault(trial_id, record)
     trials = tuple(_trial(item, by_id) for item in planned)
     strangers = len(by_id.keys() - {t.trial_id for t in trials})
     return Joined(trials, strangers, duplicates)
@@ -81,8 +82,8 @@ def join(planned: Sequence[Planned], records: Iterable[TrialRecord]) -> Joined:
 
 def _trial(item: Planned, by_id: dict[str, TrialRecord]) -> Trial:
     if isinstance(item, TrialSpec):
-        record = by_id.get(item.trial_id)
-        return Trial(item.arm, item.batch_size, item.seed, item.trial_id, record, item)
+        trial_id = item.trial_id
+        return Trial(item.arm, item.batch_size, item.seed, trial_id, by_id.get(trial_id), item)
     arm, size, seed, trial_id = item
     return Trial(arm, size, seed, trial_id, by_id.get(trial_id))
 

@@ -45,7 +45,7 @@ def cliffs_table(rows: Sequence[CliffRow], summary: StudySummary) -> Table:
             (clean(r.arm, 60), r.tolerance, r.tolerance_interval, r.tolerance_shift,
              r.collapse, r.collapse_interval, r.collapse_shift)
             for r in rows
-        ),
+        ) if any(NOTHING not in (r.tolerance, r.collapse) for r in rows) else (),
     )  # fmt: skip
 
 
@@ -179,22 +179,23 @@ def ledger_table(rows: Sequence[LedgerRow]) -> Table:
     names = display_names(row.arm for row in rows)
     return Table(
         name="ledger",
-        caption="What each trial of a cell was given. Flags are explained below. Updates: planned, "
-        "in all, an epoch and in warmup. Dropped: examples that an epoch leaves out. Norm group: "
-        "examples that share batch-norm statistics; its horizon is in epochs. Re-estimated: "
-        "largest change of accuracy, in points, with re-estimated statistics.",
-        header=("arm", "batch size", "flags", "peak learning rate", "updates", "an epoch",
-                "warmup", "dropped", "norm group", "norm horizon", "micro batches",
-                "re-estimated"),
+        caption="What each trial of a cell was given. Flags are explained below. Updates: "
+        "planned, in all, an epoch and in warmup. Dropped: examples that an epoch leaves out. "
+        "Norm group: examples that share batch-norm statistics; its horizon is in epochs. "
+        "Re-estimated: largest change of accuracy, in points, with re-estimated statistics.",
+        header=("arm", "batch size", "flags", "updates", "an epoch", "warmup", "dropped",
+                "norm group", "norm horizon", "micro batches", "re-estimated",
+                "peak learning rate"),
         rows=tuple(
-            (names[r.arm], f"{r.batch_size:,}", ", ".join(r.flags),
-             clean(r.lr_provenance, 60) or number(r.lr), number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
+            (names[r.arm], f"{r.batch_size:,}", ", ".join(r.flags), number(r.updates),
+             number(r.updates_per_epoch), number(r.warmup_updates),
              percent(r.dropped_share, 1), number(r.batch_norm_group),
              number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
-             points(r.reestimated_gap, 1).lstrip("+"))
+             points(r.reestimated_gap, 1).lstrip("+"),
+             clean(r.lr_provenance, 60) or number(r.lr))
             for r in rows
         ),
-        text=(0, 2, 3),
+        text=(0, 2, 11),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from batchcliff.published import Published
 from batchcliff.record import TrialRecord
 from batchcliff.report.join import Joined, ok_accuracies
-from batchcliff.report.text import clean, percent, points
+from batchcliff.report.text import clean
 
 TRIAL_COLUMNS = (
     "arm", "batch_size", "seed", "outcome", "accuracy", "accuracy_reestimated", "test_loss",
@@ -20,6 +20,12 @@ TRIAL_COLUMNS = (
     "compile_seconds", "examples_per_second", "lr", "budget", "first_bad_update", "workload",
     "data", "precision", "device", "reason", "trial_id",
 )  # fmt: skip
+
+
+_MARKDOWN = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_[]|#!~$@"}
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,24 +143,4 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def markdown_cell(text: str) -> str:
     """`text` as it reads, whatever it holds: no HTML, no link, no end of the cell."""
-    shown = clean(text)
-    for character in "\\`*_[]<>|&#!~$@":
-        shown = shown.replace(
-            character,
-            f"\\{character}"
-            if character not in "<>&|"
-            else {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "\\|"}[character],
-        )
-    return shown
-
-
-def published_markdown(rows: Sequence[PublishedRow]) -> str:
-    """The published table beside ours, as Markdown."""
-    return markdown_table(
-        ["arm", "batch size", "published", "ours (mean)", "n", "difference, points"],
-        [
-            [r.arm, f"{r.batch_size:,}", percent(r.published), percent(r.ours), str(r.n),
-             points(r.difference)]
-            for r in rows
-        ],
-    )  # fmt: skip
+    return clean(text).translate(_MARKDOWN)

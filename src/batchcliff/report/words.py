@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchcliff.report.text import NOTHING, batch, clean, listed, percent
@@ -12,8 +13,8 @@ from batchcliff.stats.summary import ArmSummary, StudySummary
 TIMES = "\N{MULTIPLICATION SIGN}"
 FEW_ARMS = 3  # besides the reference; the answer stays short with more
 EVENTS = {
-    "tolerance": "loses {delta} points of accuracy",
-    "collapse": "has half of its trials fail",
+    "tolerance": "{name} loses {delta} points of accuracy",
+    "collapse": "Half of the trials of {name} fail",
 }
 
 
@@ -94,24 +95,40 @@ def cliff_rows(summary: StudySummary) -> tuple[CliffRow, ...]:
 def headline(summary: StudySummary) -> tuple[str, ...]:
     """The answer: how far each arm moves each cliff, then where each arm's cliffs are.
 
-    Every sentence carries its interval, or says why it has none. With many arms, what the
-    cliffs' table says of the collapse is left to it.
+    Every sentence carries its interval, or says why it has none. With many arms, their own
+    cliffs and the collapse are left to the cliffs' table.
     """
-    if not any(c.cell.measured for arm in summary.arms for c in arm.cells):
+    cells = [c.cell for arm in summary.arms for c in arm.cells]
+    if not any(cell.measured for cell in cells):
         return ("No trial has been measured yet: there is no answer to give.",)
-    others = [arm for arm in summary.arms if arm.arm != summary.reference_arm]
-    sentences = [_shift_sentence(arm.tolerance_shift, summary) for arm in others]
-    if len(others) <= FEW_ARMS:
-        sentences += [_shift_sentence(arm.collapse_shift, summary) for arm in others]
-    sentences += [_arm_sentence(arm, summary) for arm in summary.arms]
-    if len(others) <= FEW_ARMS:
-        sentences.append(_collapse_sentence(summary))
-    if max(c.cell.measured for arm in summary.arms for c in arm.cells) == 1:
+    notes = {arm.tolerance.note for arm in summary.arms}
+    if len(notes) == 1 and all(arm.tolerance.value is None for arm in summary.arms):
+        sentences = [f"No cliff can be given: {clean(notes.pop(), 200)}."]
+    else:
+        sentences = _answers(summary)
+    if max(cell.measured for cell in cells) == 1:
         sentences.append(
             "One seed a cell: no interval can be given, and a fall at one batch size may be "
             "chance. Run at least 3 seeds before deciding on it."
         )
-    return tuple(s for s in sentences if s)
+    if missing := sum(cell.missing for cell in cells):
+        planned = sum(cell.planned for cell in cells)
+        sentences.append(
+            f"{missing:,} of {planned:,} planned trials have no result yet: the answer is "
+            "preliminary."
+        )
+    return tuple(sentences)
+
+
+def _answers(summary: StudySummary) -> list[str]:
+    others = [arm for arm in summary.arms if arm.arm != summary.reference_arm]
+    few = len(others) <= FEW_ARMS
+    sentences = _shift_sentences([a.tolerance_shift for a in others], summary)
+    if few:
+        sentences += _shift_sentences([a.collapse_shift for a in others], summary)
+    told = summary.arms if few else [summary.arm(summary.reference_arm)]
+    sentences += [_arm_sentence(arm, summary) for arm in told]
+    return [s for s in [*sentences, _collapse_sentence(summary) if few else ""] if s]
 
 
 def _arm_sentence(arm: ArmSummary, summary: StudySummary) -> str:
@@ -148,26 +165,43 @@ def _bound(estimate: Estimate) -> str:
     return f" ({estimate.level:.0%} interval: {text})" if text else ""
 
 
-def _shift_sentence(shift: Shift | None, summary: StudySummary) -> str:
+def _shift_sentences(shifts: Sequence[Shift | None], summary: StudySummary) -> list[str]:
+    """A sentence for each known shift, and one for all that are unknown for one reason."""
+    sentences = []
+    unknown: dict[tuple[str, str, str], list[str]] = {}
+    for shift in shifts:
+        if shift is not None and shift.factor.value is not None:
+            sentences.append(_shift_sentence(shift, shift.factor.value, summary))
+        elif shift is not None:
+            key = (shift.kind, shift.reference_arm, shift.factor.note)
+            unknown.setdefault(key, []).append(f"“{clean(shift.arm, 32)}”")
+    for (kind, reference, note), names in unknown.items():
+        shown = names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more arms"]
+        why = f": {clean(note, 200)}" if note else ""
+        move = "moves" if len(names) == 1 else "move"
+        sentences.append(
+            f"How far {listed(shown)} {move} the {kind} cliff of “{clean(reference, 32)}” is "
+            f"unknown{why}."
+        )
+    return sentences
+
+
+def _shift_sentence(shift: Shift, value: float, summary: StudySummary) -> str:
     """What an arm does to one of the two cliffs, no stronger than its interval allows."""
-    if shift is None:
-        return ""
     name, reference = f"“{clean(shift.arm, 32)}”", f"“{clean(shift.reference_arm, 32)}”"
-    event = EVENTS[shift.kind].format(delta=f"{100 * summary.delta:g}")
     factor = shift.factor
-    if factor.value is None:
-        why = f": {clean(factor.note, 200)}" if factor.note else ""
-        return f"How far {name} moves the {shift.kind} cliff of {reference} is unknown{why}."
-    bound = {"": "", "above": "at least ", "below": "at most "}[factor.censored]
-    found = f"{name} {event} at {bound}{factor.value:.2f} times the batch size of {reference}"
+    delta = f"{100 * summary.delta:g}"
+    event = EVENTS[shift.kind].replace("{name}", name).replace("{delta}", delta)
+    bound = {"": "times", "above": "times or more", "below": "times or less"}[factor.censored]
+    size = f"{value:.2f} {bound} the batch size of {reference}"
     if not factor.has_interval:
-        return f"{found} (one seed: no interval)."
-    found += f" ({factor.level:.0%} interval: {interval_text(factor, factor=True)})"
+        return f"{event} at {size} (one seed: no interval)."
+    size += f" ({factor.level:.0%} interval: {interval_text(factor, factor=True)})"
     if factor.covers(1.0):
-        return f"{found}; that it moves the cliff at all is not shown."
+        return f"Whether {name} moves the {shift.kind} cliff is not shown: it lies at {size}."
     if shift.p_adjusted is not None and shift.p_adjusted > 1 - factor.level:
-        return f"{found}; corrected for the number of arms, that is not certain."
-    return f"{found}."
+        return f"{event} at {size}; corrected for the number of arms, that is not certain."
+    return f"{event} at {size}."
 
 
 def _collapse_sentence(summary: StudySummary) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from batchcliff.report.tables import csv_text, trial_rows
 from batchcliff.report.text import clean_tree
 from batchcliff.spec import StudySpec
 
+CLIP = re.compile(r"(?<=[\"#])clip(\d+)(?=[\")])")  # in id="clip7" and url(#clip7)
 PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
 
 
@@ -53,24 +57,30 @@ def write_report(
     step, so that a reader never meets half of one. Raises UsageError for contradictory
     inputs (nothing is written then) and StorageError if the folder cannot be written.
     """
-    content = make_content(
-        study, records, planned, notes=notes, quarantined=quarantined, delta=delta, level=level
-    )
-    files: dict[str, bytes] = {}
-    beside: dict[str, tuple[str, ...]] = {}
-    for name, spec in static_specs(content).items():
-        svg = vl_convert.vegalite_to_svg(spec)
-        files[f"{name}.svg"] = svg.encode()
-        files[f"{name}.png"] = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
-        beside[name] = (f"{name}.svg", f"{name}.png")
+    with ThreadPoolExecutor(max_workers=2) as pool:  # Vega's engines run outside of the GIL
+        bundle = pool.submit(html.bundle)
+        content = make_content(
+            study,
+            records,
+            planned,
+            notes=notes,
+            quarantined=quarantined,
+            delta=delta,
+            level=level,
+        )
+        drawn = {name: pool.submit(_picture, s) for name, s in static_specs(content).items()}
+        bundle.result()
+        beside: dict[str, tuple[str, ...]] = {
+            name: (f"{name}.svg", f"{name}.png") for name in drawn
+        }
+        texts = _texts(content)
+        beside["all"] = (*itertools.chain(*beside.values()), *texts)
+        texts["index.html"] = html.render(content, beside).encode()
+        files: dict[str, bytes] = {}
+        for name, picture in drawn.items():
+            files[f"{name}.svg"], files[f"{name}.png"] = picture.result()
     figures = tuple(folder / name for name in files)
-    files["results.csv"] = csv_text(trial_rows(content.joined.labelled)).encode()
-    files["results.md"] = results_markdown(content, tables(content)).encode()
-    plain = clean_tree(to_plain(summary_plain(content)))
-    files["summary.json"] = canonical_json(plain) + b"\n"
-    beside["all"] = tuple(files)
-    files["index.html"] = html.render(content, beside).encode()
-    _write_all(folder, files)
+    _write_all(folder, files | texts)
     return ReportFiles(
         page=folder / "index.html",
         csv=folder / "results.csv",
@@ -90,6 +100,30 @@ def static_specs(content: Content) -> dict[str, Spec]:
     for name, figure in html.curve_figures(content).items():
         specs[name] = draw_curves.panels_chart(figure)
     return specs
+
+
+def _picture(spec: Spec) -> tuple[bytes, bytes]:
+    """(SVG, PNG) of one figure; of small charts, a PNG pixel by pixel."""
+    svg = _renumber(vl_convert.vegalite_to_svg(spec))
+    png = vl_convert.svg_to_png(svg, scale=1.0 if "concat" in spec else PNG_SCALE)
+    return svg.encode(), png
+
+
+def _renumber(svg: str) -> str:
+    """Vega numbers clip paths over the life of the process; the same picture must be the
+    same bytes, so they are numbered anew from 0.
+    """
+    numbers = {n: i for i, n in enumerate(dict.fromkeys(CLIP.findall(svg)))}
+    return CLIP.sub(lambda found: f"clip{numbers[found[1]]}", svg)
+
+
+def _texts(content: Content) -> dict[str, bytes]:
+    plain = clean_tree(to_plain(summary_plain(content)))
+    return {
+        "results.csv": csv_text(trial_rows(content.joined.labelled)).encode(),
+        "results.md": results_markdown(content, tables(content)).encode(),
+        "summary.json": canonical_json(plain) + b"\n",
+    }
 
 
 def _write_all(folder: Path, files: dict[str, bytes]) -> None:

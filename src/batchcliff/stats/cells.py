@@ -59,33 +59,56 @@ class Cell:
         return dict(sorted((pairs | dict.fromkeys(self.diverged_seeds, diverged_as)).items()))
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Planned trials with their records: `records[i]` of `planned[i]`, None if missing."""
+
+    planned: tuple[TrialSpec, ...]
+    records: tuple[TrialRecord | None, ...]
+    outside: int  # records of trials that are not planned
+
+
+def match(records: Iterable[TrialRecord], planned: Sequence[TrialSpec]) -> Match:
+    """Find each planned trial's record by trial id, which is computed once per trial.
+
+    A record may serve two arms that are the same experiment. Raises UsageError for two
+    records of one trial.
+    """
+    by_id: dict[str, TrialRecord] = {}
+    for record in records:
+        trial_id = record.trial_id
+        if trial_id in by_id:
+            raise UsageError(f"two records of trial {trial_id}: keep one of them")
+        by_id[trial_id] = record
+    ids = [spec.trial_id for spec in planned]
+    return Match(tuple(planned), tuple(by_id.get(i) for i in ids), len(by_id.keys() - set(ids)))
+
+
 def make_cells(
     records: Iterable[TrialRecord], planned: Sequence[TrialSpec], accuracy: str = "running"
 ) -> tuple[Cell, ...]:
+    """Cells of every planned (arm, batch size); `match` and `cells_of` in one."""
+    return cells_of(match(records, planned), accuracy)
+
+
+def cells_of(matched: Match, accuracy: str = "running") -> tuple[Cell, ...]:
     """Cells of every planned (arm, batch size): arms in planned order, batches ascending.
 
-    A planned trial finds its record by trial id, so a record may serve two arms that are
-    the same experiment; records outside of the plan are ignored. `accuracy` is "running"
-    or "reestimated". Raises UsageError for an unknown `accuracy`, two records of one trial,
-    two planned trials with one (arm, batch size, seed), and an ok record whose accuracy is
+    `accuracy` is "running" or "reestimated". Raises UsageError for another one, for two
+    planned trials with one (arm, batch size, seed), and for an ok record whose accuracy is
     missing, NaN, or outside [0, 1].
     """
     if accuracy not in ACCURACIES:
         raise UsageError(f"accuracy {accuracy!r} is unknown: write {' or '.join(ACCURACIES)}")
-    by_id: dict[str, TrialRecord] = {}
-    for record in records:
-        if record.trial_id in by_id:
-            raise UsageError(f"two records of trial {record.trial_id}: keep one of them")
-        by_id[record.trial_id] = record
     groups: dict[str, dict[int, dict[int, TrialRecord | None]]] = {}
-    for spec in planned:
+    for spec, record in zip(matched.planned, matched.records, strict=True):
         seeds = groups.setdefault(spec.arm, defaultdict(dict))[spec.batch_size]
         if spec.seed in seeds:
             raise UsageError(
                 f"arm {spec.arm!r}, batch size {spec.batch_size}: seed {spec.seed} is planned "
                 "twice (do the two differ in learning rate? choose one before the statistics)"
             )
-        seeds[spec.seed] = by_id.get(spec.trial_id)
+        seeds[spec.seed] = record
     return tuple(
         _make_cell(arm, batch_size, groups[arm][batch_size], accuracy)
         for arm in groups

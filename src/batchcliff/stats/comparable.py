@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tup
     notes: dict[str, str] = {}
     for spec in arm:
         other = others.get((spec.batch_size, spec.seed))
-        if other is None:
+        if other is None or _alike(spec, other):
             continue
         for path, mine, theirs in _differences(spec.key(), other.key(), ""):
             root = path.split(".")[0]
@@ -35,6 +36,11 @@ def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tup
             if root == "settings":
                 notes[path] = f"arms {spec.arm!r} and {other.arm!r} also differ in {where}"
     return tuple(notes[path] for path in sorted(notes))
+
+
+def _alike(mine: TrialSpec, theirs: TrialSpec) -> bool:
+    """Whether nothing but label and techniques differ: quick, for the usual case."""
+    return theirs == dataclasses.replace(mine, arm=theirs.arm, techniques=theirs.techniques)
 
 
 def _differences(mine: Any, theirs: Any, path: str) -> list[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.record import TrialRecord
 from batchcliff.spec import TrialSpec
-from batchcliff.stats.cells import Cell, make_cells
+from batchcliff.stats.cells import Cell, cells_of, match
 from batchcliff.stats.cliff import (
     CliffDraws,
     Reference,
@@ -112,8 +112,9 @@ def summarize(
     if reference_arm not in arms:
         hint = did_you_mean(reference_arm, arms)
         raise UsageError(f"reference arm {reference_arm!r} is not planned.{hint}")
-    cells = make_cells(found, planned, accuracy)
-    notes = _notes(found, planned, cells)
+    matched = match(found, planned)
+    cells = cells_of(matched, accuracy)
+    notes = _notes(found, matched.outside, cells)
     notes += _check_arms(planned, arms, reference_arm)
     chance = _chance(found)
     curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
@@ -218,14 +219,11 @@ def _chance(records: Sequence[TrialRecord]) -> float | None:
     return 1.0 / count
 
 
-def _notes(
-    records: Sequence[TrialRecord], planned: Sequence[TrialSpec], cells: Sequence[Cell]
-) -> list[str]:
+def _notes(records: Sequence[TrialRecord], outside: int, cells: Sequence[Cell]) -> list[str]:
     """What a reader must know before believing a figure: gaps and mixtures."""
     notes = []
-    outside = {r.trial_id for r in records} - {spec.trial_id for spec in planned}
     if outside:
-        notes.append(f"{len(outside)} records are outside of the plan and were left out")
+        notes.append(f"{outside} records are outside of the plan and were left out")
     for name in ("missing", "oom", "timeout", "failed", "infeasible"):
         count = sum(getattr(cell, name) for cell in cells)
         if count:

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from batchcliff.errors import Infeasible, UsageError
 from batchcliff.provenance import code_name
@@ -134,21 +135,34 @@ def run_study(
                 progress.finished(record)
         missing = [s for i, s in unique.items() if i in ledgers and i not in done]
         setup = {
-            "workload": workload_reference,
-            "data": study.data,
-            "location": str(data) if data else None,
-            "digest": dataset.digest,
-            "device": device,
-            "threads": 1,
+            **_setup(study, material, data, device, workload_reference),
             "workers": min(width, max(len(missing), 1)),
-            "code": code_name(),
             "environment": environment(device, width),
-            # Where a module:function was found; a study of ours needs nothing of it.
-            "path": [p for p in sys.path if p] if workload_reference else [],
         }
         dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
         stopped = _until_signalled(dispatcher, missing)
         return _summary(store, unique, stopped)
+
+
+def _setup(
+    study: StudySpec,
+    material: Material,
+    data: Path | None,
+    device: str,
+    workload_reference: str | None,
+) -> dict[str, Any]:
+    """What every worker is told before its first job."""
+    return {
+        "workload": workload_reference,
+        "data": study.data,
+        "location": str(data) if data else None,
+        "digest": material.dataset.digest,
+        "device": device,
+        "threads": 1,
+        "code": code_name(),
+        # Where a module:function was found; a study of ours needs nothing of it.
+        "path": [place for place in sys.path if place] if workload_reference else [],
+    }
 
 
 def environment(device: str, workers: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from batchcliff.studyfile.schema import (
     Problem,
     SettingsTable,
     StudyTable,
+    length_of,
     read,
     read_option,
 )
@@ -318,8 +319,10 @@ def _options(document: Document, path: Path_, name: str, table: Any) -> Options:
         try:
             length = Duration in typing.get_args(hints[key])  # in a file always with its unit
             options[key] = frozen(read_option(str if length else hints[key], value))
+            if length:
+                options[key] = str(length_of(options[key]))
         except UsageError as error:
-            example = ' Write e.g. "5ep".' if length else ""
+            example = ' Write e.g. "5ep".' if length and "Write" not in str(error) else ""
             raise document.fail((*path, key), f"{error}{example}", value=value) from error
     try:
         technique(name, options)
@@ -328,8 +331,6 @@ def _options(document: Document, path: Path_, name: str, table: Any) -> Options:
         if key is None:
             raise document.fail(path, reason, value=table) from error
         raise document.fail((*path, key), reason, value=options.get(key)) from error
-    if "duration" in options:
-        options["duration"] = str(parse_duration(options["duration"]))
     return tuple(sorted((k, v) for k, v in options.items() if v != fields[k].default))
 
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from batchcliff.errors import UsageError
-from batchcliff.schedules.duration import parse_duration
+from batchcliff.schedules.duration import Duration, parse_duration
 from batchcliff.schedules.scaling import SCALING
 from batchcliff.study.printable import hidden_character
 from batchcliff.studyfile.document import Document, Path_, show, unknown
@@ -76,12 +76,20 @@ def _folder_name(value: str) -> str:
     return value
 
 
+def length_of(value: str) -> Duration:
+    """The duration that a study file names, where each one has a unit. UsageError."""
+    if value.strip().isdecimal():
+        number = value.strip()
+        raise UsageError(f"has no unit. Write '{number}ep' (epochs) or '{number}up' (updates).")
+    return parse_duration(value)
+
+
 def _duration(value: str) -> str:
-    return str(parse_duration(value))
+    return str(length_of(value))
 
 
 def _budget(value: str) -> str:
-    length = parse_duration(value)
+    length = length_of(value)
     if length.unit == "%":
         raise ValueError("a run cannot be a share of itself.")
     if length.value == 0:

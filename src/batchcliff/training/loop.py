@@ -73,7 +73,7 @@ class Loop:
             torch.float32,
             self.scale,
         )  # [B*S, C, H, W]
-        images = images.view(-1, stack * images.shape[1], *images.shape[2:])
+        images = images.reshape(-1, stack * images.shape[1], *images.shape[2:])
         images = images.contiguous(memory_format=torch.channels_last)
         logits_BSK = self.model(images)
         return mean_per_network(

@@ -124,6 +124,11 @@ def first_bad(losses_U: Tensor, final_test_loss: float) -> int | None:
     return None if math.isfinite(final_test_loss) else len(losses_U)
 
 
+def measured(accuracy: float, loss: float) -> float | None:
+    """The accuracy; None where the loss is not finite, since argmax makes 0 of NaN."""
+    return accuracy if math.isfinite(loss) else None
+
+
 def write_record(
     spec: TrialSpec,
     ledger: Ledger,
@@ -133,7 +138,6 @@ def write_record(
     num_train: int,
 ) -> TrialRecord:
     """The record of one trial; `tests` are its evaluations, the re-estimated one last."""
-    accuracy_reestimated = tests[-1][0]
     accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
     bad = first_bad(losses_U, test_loss)
     curves = read_curves(spec, losses_U, tests[:-1], bad, num_train)
@@ -153,7 +157,7 @@ def write_record(
         spec=spec,
         outcome=Outcome.OK,
         accuracy=accuracy,
-        accuracy_reestimated=accuracy_reestimated,
+        accuracy_reestimated=measured(*tests[-1]),
         test_loss=test_loss,
         train_loss=curves.train_loss[-1],
         updates=ledger.updates,
@@ -175,8 +179,8 @@ def read_curves(
     table = learning_rates(spec, num_train)
     kept = [(a, b) for a, b in runs if bad is None or a <= bad]
     whole = [e for e, (_, b) in enumerate(runs) if bad is None or b <= bad]
-    accuracies: dict[int, float] = dict(
-        zip(evaluated_epochs(spec, len(runs)), (a for a, _ in tests), strict=False)
+    accuracies = dict(
+        zip(evaluated_epochs(spec, len(runs)), (measured(*t) for t in tests), strict=False)
     )
     return Curves(
         train_loss=tuple(

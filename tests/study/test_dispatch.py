@@ -1,0 +1,399 @@
+"""Who gets which job, and what happens when a worker fails: with workers that pretend."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchcliff.errors import StorageError
+from batchcliff.record import TrialRecord
+from batchcliff.study import dispatch
+from batchcliff.study import jobs as jobs_module
+from batchcliff.study.dispatch import WorkerError
+from batchcliff.study.engines.local import Worker
+from batchcliff.study.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_worker
+from study_runs import (
+    MARK,
+    Told,
+    accounted,
+    all_gone,
+    attempts,
+    leases_are_free,
+    outcomes,
+    run,
+    study_of,
+    table,
+)
+
+FIVE = study_of(seeds=5, batch_sizes=(16,))
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fake workers, none of which outlives its test."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    monkeypatch.setenv(MARK, mark)
+    yield
+    assert all_gone(mark, seconds=0.0), "a run must not end before its workers have"
+
+
+def faults(monkeypatch: pytest.MonkeyPatch, **by_seed: str) -> None:
+    """faults(monkeypatch, s1="raise no") makes seed 1 raise."""
+    monkeypatch.setenv("FAULTS", json.dumps({key[1:]: what for key, what in by_seed.items()}))
+
+
+def check_told(told: Told) -> None:
+    """The protocol of progress: every trial's calls in order, rates and updates that grow."""
+    assert [e[0] for e in told.events].count("started") == 1
+    assert told.events[0][0] == "started"
+    total, done = told.events[0][1:3]
+    running: dict[str, int] = {}
+    over = []
+    for kind, *rest in told.events[1:]:
+        if kind == "trial_started":
+            assert rest[0] not in over
+            running[rest[0]] = 0
+        elif kind == "advanced":
+            trial_id, update, updates, rate = rest
+            assert running[trial_id] < update <= updates
+            assert rate > 0
+            running[trial_id] = update
+        elif kind == "finished":
+            assert isinstance(rest[1], TrialRecord)
+            if rest[1].outcome == "ok":
+                assert math.isnan(rest[1].curves.train_loss[1]), "as it was sent"
+            over.append(rest[0])
+            running.pop(rest[0], None)
+    assert not running
+    assert len(over) == len(set(over)) == total - done
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of FIVE without any fault."""
+    folder = tmp_path_factory.mktemp("expected") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "command", fake_worker.COMMAND)
+        assert run(FIVE, folder).exit_code == 0
+    return table(folder)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_progress_comes_in_order_and_each_trial_runs_once(
+    tmp_path: Path, workers: int, expected: bytes
+) -> None:
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told, workers=workers)
+    assert (summary.exit_code, summary.missing, summary.counts) == (0, 0, {"ok": 5})
+    check_told(told)
+    assert len(told.of("trial_started")) == len(told.of("finished")) == 5
+    assert len(told.of("advanced")) == 5 * 3, "1, 3 and 4 updates; what goes backwards is not"
+    assert not told.of("note")
+    assert told.events[0] == ("started", 5, 0, 5 * 128, 0)
+    assert attempts(tmp_path / "s") == {seed: ["done"] for seed in range(5)}
+    assert table(tmp_path / "s") == expected
+    assert leases_are_free(tmp_path / "s")
+
+
+def test_the_same_call_again_does_nothing_more(tmp_path: Path) -> None:
+    run(FIVE, tmp_path / "s")
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "s" / "results").iterdir())
+    told = Told()
+    assert run(FIVE, tmp_path / "s", told).exit_code == 0
+    assert told.events == [("started", 5, 5, 5 * 128, 5 * 128)]
+    after = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "s" / "results").iterdir())
+    assert after == before
+
+
+def test_a_stack_of_trials_is_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a workload of the user's, four trials of a shape go to a worker at once."""
+    monkeypatch.setenv("PAUSE", "0.2")
+    told, sizes = Told(), []
+    original = Worker.send
+
+    def send(self: Worker, message: dict, descriptors: list[int] | None = None) -> None:
+        if "specs" in message:
+            sizes.append(len(message["specs"]))
+            assert len(descriptors or []) == len(message["specs"]), "a lease for each"
+        original(self, message, descriptors)
+
+    monkeypatch.setattr(Worker, "send", send)
+    from batchcliff.studyfile import load_study
+
+    digits = load_study("digits", overrides=("seeds=3", "batch_sizes=[512]"))
+    assert run(digits, tmp_path / "s", told, workload_reference=None).exit_code == 0
+    assert sorted(sizes) == [3, 3]
+    check_told(told)
+
+
+def test_an_exception_twice_is_a_failure_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults(monkeypatch, s1="raise the same", s3="noise")
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told)
+    assert (summary.exit_code, summary.missing) == (3, 0)
+    assert summary.counts == {"ok": 4, "failed": 1}
+    assert outcomes(tmp_path / "s") == {0: "ok", 1: "failed", 2: "ok", 3: "ok", 4: "ok"}
+    assert attempts(tmp_path / "s")[1] == ["crashed Clumsy"] * 2
+    (failed,) = [e[2] for e in told.of("finished") if e[2].outcome == "failed"]
+    assert failed.reason == "Clumsy: the same"
+    assert failed.accuracy is None
+    assert failed.ledger.updates == 8
+    assert "Clumsy: the same: trying again" in told.notes
+    assert told.notes.count("trying again") == 1
+    check_told(told)
+    told = Told()
+    assert run(FIVE, tmp_path / "s", told).exit_code == 3, "and it stays one"
+    assert told.events == [("started", 5, 5, 5 * 128, 5 * 128)]
+
+
+def test_a_death_is_tried_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults(monkeypatch, s0="exit 7", s1="segfault", s2="noise", s3="signal 6", s4="leave 3")
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told)
+    assert (summary.exit_code, summary.counts) == (3, {"failed": 4, "ok": 1})
+    names = {0: "exit status 7", 1: "SIGSEGV", 3: "SIGABRT", 4: "exit status 3"}
+    assert attempts(tmp_path / "s") == {
+        2: ["done"],
+        **{seed: [f"crashed {name}"] * 3 for seed, name in names.items()},
+    }
+    for _, _, record in told.of("finished"):
+        if record.outcome == "failed":
+            name = names[record.spec.seed]
+            assert record.reason.startswith(f"the worker process died ({name})")
+    check_told(told)
+    assert leases_are_free(tmp_path / "s")
+
+
+def test_the_last_words_of_a_worker_are_in_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 0 says something and seed 1 dies in the same process: one worker, no stack."""
+    faults(monkeypatch, s0="noise", s1="exit 7")
+    told = Told()
+    run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s", told, workers=1)
+    (failed,) = [e[2] for e in told.of("finished") if e[2].outcome == "failed"]
+    notes = told.notes
+    assert "died (exit status 7): trying again" in notes
+    with Store.open(tmp_path / "s") as store:
+        tails = [event["tail"] for event in store.events()[0] if event["event"] == "death"]
+    assert any("noise on stderr" in tail and "noise on descriptor 1" in tail for tail in tails)
+    assert "noise" not in notes, "a note is a line"
+    assert failed.outcome == "failed"
+
+
+def test_a_crash_that_goes_away_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes
+) -> None:
+    faults(monkeypatch, s2=f"once {tmp_path / 'been-here'}")
+    assert run(FIVE, tmp_path / "s").exit_code == 0
+    assert attempts(tmp_path / "s")[2] == ["crashed SIGABRT", "done"]
+    assert table(tmp_path / "s") == expected
+
+
+def test_an_attempt_that_is_used_up_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver was killed after the third crash and before it could write `failed`."""
+    run(FIVE, tmp_path / "s")
+    (victim,) = [r for r in _records(tmp_path / "s") if r.spec.seed == 1]
+    with Store.open(tmp_path / "s") as store:
+        for _ in range(3):
+            store.end_attempt(victim.trial_id, store.claim_attempt(victim.trial_id), "hung")
+    (tmp_path / "s" / "results" / f"{victim.trial_id}.json").unlink()
+    told = Told()
+    assert run(FIVE, tmp_path / "s", told).exit_code == 3
+    assert not told.of("trial_started")
+    (failed,) = told.of("finished")
+    assert failed[2].reason == "3 attempts failed: done, hung, hung, hung"
+
+
+def _records(folder: Path) -> list[TrialRecord]:
+    with Store.open(folder) as store:
+        return list(store.records().values())
+
+
+def test_out_of_memory_is_an_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults(monkeypatch, s4="memory no room")
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told)
+    assert summary.exit_code == 0
+    assert summary.counts == {"ok": 4, "oom": 1}
+    assert outcomes(tmp_path / "s")[4] == "oom"
+    assert attempts(tmp_path / "s")[4] == ["interrupted"]
+    assert [e[2].reason for e in told.of("finished") if e[2].outcome == "oom"] == [
+        "MemoryError: no room"
+    ]
+    check_told(told)
+
+
+def test_a_stack_without_memory_is_tried_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults(monkeypatch, s1="memory no room")
+    from batchcliff.studyfile import load_study
+
+    digits = load_study("digits", overrides=("seeds=2", "batch_sizes=[512]"))
+    told = Told()
+    summary = run(digits, tmp_path / "s", told, workload_reference=None)
+    assert summary.exit_code == 0
+    assert summary.counts == {"ok": 2, "oom": 2}
+    assert "the trials of the stack one by one" in told.notes
+    assert {r.spec.seed: str(r.outcome) for r in _records(tmp_path / "s")} == {
+        0: "ok",
+        1: "oom",
+    }
+
+
+def test_on_a_shared_device_memory_is_tried_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU is pretended: seed 1 runs out of memory beside others, and alone as well."""
+    from batchcliff.study import supervisor
+
+    faults(monkeypatch, s1="memory no room")
+    monkeypatch.setenv("PAUSE", "0.1")
+    monkeypatch.setattr(supervisor, "resolve_device", lambda device: "cuda")
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told, workers=2)
+    assert summary.counts == {"ok": 4, "oom": 1}
+    assert told.notes == "MemoryError: no room: once more, alone on the device"
+    assert told.of("finished")[-1][2].outcome == "oom", "after all others"
+    assert attempts(tmp_path / "s")[1] == ["interrupted"] * 2
+
+
+def test_who_kills_a_worker_from_outside_fails_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 75: the trial is left for the next run, after five kills."""
+    faults(monkeypatch, s3="signal 9")
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told)
+    assert (summary.exit_code, summary.missing) == (75, 1)
+    assert summary.counts == {"ok": 4}
+    assert attempts(tmp_path / "s")[3] == ["interrupted"] * 5
+    assert told.notes.count("a worker was killed (SIGKILL): trying again") == 4
+    assert "seed 3 is left for the next run" in told.notes
+    assert leases_are_free(tmp_path / "s")
+    monkeypatch.delenv("FAULTS")
+    assert run(FIVE, tmp_path / "s").exit_code == 0
+    assert attempts(tmp_path / "s")[3] == ["interrupted"] * 5 + ["done"]
+
+
+def test_the_kernel_killing_for_lack_of_memory_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its count of such kills has grown while the trial was alone, and not before."""
+    faults(monkeypatch, s3="signal 9")
+    count = iter(range(1000))
+    monkeypatch.setattr(dispatch, "oom_kills", lambda: next(count))
+    told = Told()
+    summary = run(study_of(seeds=(3,), batch_sizes=(16,)), tmp_path / "s", told)
+    assert (summary.exit_code, summary.counts) == (0, {"oom": 1})
+    assert "lack of memory" in told.of("finished")[0][2].reason
+    assert attempts(tmp_path / "s")[3] == ["interrupted"]
+
+
+def test_the_kernels_count_can_be_read() -> None:
+    assert dispatch.oom_kills() >= 0
+    vmstat = Path("/proc/vmstat").read_text()
+    assert ("oom_kill " in vmstat) == ("\noom_kill " in vmstat), "the name of the line"
+
+
+def test_a_worker_that_stops_answering_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults(monkeypatch, s2=f"signal {signal.SIGSTOP.value}")
+    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 1.0)
+    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
+    monkeypatch.setattr(dispatch, "MAX_ATTEMPTS", 1)
+    told = Told()
+    summary = run(FIVE, tmp_path / "s", told)
+    assert summary.exit_code == 3
+    assert outcomes(tmp_path / "s")[2] == "failed"
+    assert attempts(tmp_path / "s")[2] == ["hung"]
+    assert told.of("finished")[-1][2].reason.startswith("the worker hung")
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda number: number.name
+)
+def test_a_worker_that_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Killed: it is started anew. Broken: one clear error, and no trial is blamed."""
+    start = {"signal": number.value, "unless": str(tmp_path / "been-here")}
+    monkeypatch.setenv("START", json.dumps(start))
+    if number == signal.SIGKILL:
+        assert run(FIVE, tmp_path / "s", workers=1).exit_code == 0
+        return
+    with pytest.raises(WorkerError, match=r"^a worker could not start \(SIGSEGV\)"):
+        run(FIVE, tmp_path / "s", workers=1)
+    assert not outcomes(tmp_path / "s") and leases_are_free(tmp_path / "s")
+    assert {why for ends in attempts(tmp_path / "s").values() for why in ends} == {
+        "interrupted"
+    }
+    assert run(FIVE, tmp_path / "s").exit_code == 0
+
+
+def test_an_error_in_the_callers_progress_ends_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BrokenPipeError is what `batchcliff run --json | head` meets: no error of the disk."""
+    monkeypatch.setenv("PAUSE", "0.05")
+
+    class Broken(Told):
+        def advanced(self, trial_id: str, update: int, updates: int, rate: float) -> None:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(FIVE, tmp_path / "s", Broken())
+    assert leases_are_free(tmp_path / "s")
+    assert {why for ends in attempts(tmp_path / "s").values() for why in ends} == {
+        "interrupted"
+    }
+    assert run(FIVE, tmp_path / "s").exit_code == 0
+    accounted(tmp_path / "s", 5)
+
+
+def test_a_disk_that_refuses_stops_all_and_blames_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second record cannot be written: no worker is left, no attempt is used up."""
+    original, published = Store.publish, []
+
+    def publish(self: Store, record: TrialRecord) -> bool:
+        published.append(record)
+        if len(published) == 2:
+            raise StorageError("No space left on device")
+        return original(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "publish", publish)
+        with pytest.raises(StorageError, match="No space left"):
+            run(FIVE, tmp_path / "s")
+    ends = [why for whys in attempts(tmp_path / "s").values() for why in whys]
+    assert ends.count("done") == 1 and ends.count("storage") in (1, 2)
+    assert set(ends) == {"done", "storage"}
+    assert leases_are_free(tmp_path / "s")
+    assert run(FIVE, tmp_path / "s").exit_code == 0
+    assert accounted(tmp_path / "s", 5) == {"ok": 5}
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults(monkeypatch, s1="raise no", s2="exit 1")
+    before = sorted(Path("/proc/self/fd").iterdir())
+    run(FIVE, tmp_path / "s")
+    assert sorted(Path("/proc/self/fd").iterdir()) == before

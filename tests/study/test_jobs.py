@@ -1,0 +1,125 @@
+"""Which trials go together: laws over random studies."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchcliff.spec import Arm, TrialSpec
+from batchcliff.study import grid
+from batchcliff.study import jobs as module
+from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
+from batchcliff.training.arithmetic import shape_key
+
+sys.path.insert(0, str(Path(__file__).parent))
+from study_runs import study_of
+
+WARMUP = Arm(name="warmup", techniques=(("warmup", (("duration", "1ep"),)),))
+GHOST = Arm(name="ghost", settings=(("batch_norm.group", 4),))
+SPECS = grid.trials(
+    study_of(seeds=5, batch_sizes=(8, 16, 32), arms=(Arm(name="none"), WARMUP, GHOST)), "d" * 64
+)
+
+
+@settings(max_examples=40)
+@given(st.permutations(SPECS), st.integers(0, len(SPECS)), st.integers(1, 9))
+def test_law_every_trial_is_in_exactly_one_job_of_its_shape(
+    order: list[TrialSpec], count: int, stack: int
+) -> None:
+    specs = order[:count]
+    found = jobs(specs, stack=stack)
+    assert Counter(s.trial_id for job in found for s in job.specs) == Counter(
+        s.trial_id for s in specs
+    )
+    sizes: dict[bytes, list[int]] = {}
+    for job in found:
+        assert {shape_key(spec) for spec in job.specs} == {job.shape}
+        sizes.setdefault(job.shape, []).append(len(job.specs))
+    for shape, parts in sizes.items():
+        assert max(parts) <= stack
+        assert max(parts) - min(parts) <= 1
+        of_shape = sum(shape_key(spec) == shape for spec in specs)
+        assert len(parts) == -(-of_shape // stack), "no more jobs than needed"
+
+
+@settings(max_examples=40)
+@given(st.permutations(SPECS), st.integers(1, 9))
+def test_law_jobs_keep_the_order_of_the_trials(order: list[TrialSpec], stack: int) -> None:
+    found = jobs(order, stack=stack)
+    place = {spec.trial_id: at for at, spec in enumerate(order)}
+    for shape in {job.shape for job in found}:
+        own = [place[s.trial_id] for job in found if job.shape == shape for s in job.specs]
+        assert own == sorted(own)
+    firsts = [place[job.specs[0].trial_id] for job in found]
+    shapes = list(dict.fromkeys(job.shape for job in found))
+    first_of_shape = [firsts[[j.shape for j in found].index(shape)] for shape in shapes]
+    assert first_of_shape == sorted(first_of_shape)
+
+
+def test_arms_and_seeds_share_a_shape_and_settings_do_not() -> None:
+    """What a stack holds: warmup and none together; another batch-norm group apart."""
+    found = jobs(SPECS, stack=len(SPECS))
+    assert sorted((job.specs[0].batch_size, len(job.specs)) for job in found) == [
+        (8, 5), (8, 10), (16, 5), (16, 10), (32, 5), (32, 10)
+    ]  # fmt: skip
+
+
+def test_five_trials_make_a_three_and_a_two() -> None:
+    five = [spec for spec in SPECS if spec.arm == "none" and spec.batch_size == 8]
+    assert sorted(len(job.specs) for job in jobs(five, stack=STACK)) == [2, 3]
+
+
+JOBS = [Job(shape, (SPECS[at],)) for at, shape in enumerate([b"a", b"b", b"a", b"c"])]
+names = st.sampled_from([b"a", b"b", b"c", b"d"])
+
+
+@given(st.lists(st.sampled_from(JOBS), max_size=4), st.none() | names, st.sets(names))
+def test_law_a_worker_keeps_its_shape_and_avoids_those_of_others(
+    waiting: list[Job], mine: bytes | None, others: set[bytes]
+) -> None:
+    job = choose(waiting, mine, others)
+    if not waiting:
+        assert job is None
+        return
+    assert job in waiting
+    first = waiting.index(job)
+    if any(w.shape == mine for w in waiting):
+        assert job.shape == mine
+        assert all(w.shape != mine for w in waiting[:first])
+    elif any(w.shape not in others for w in waiting):
+        assert job.shape not in others
+        assert all(w.shape in others for w in waiting[:first])
+    else:
+        assert job is waiting[0]
+
+
+def test_choose_changes_nothing() -> None:
+    waiting = list(JOBS)
+    choose(waiting, b"b", {b"a"})
+    assert waiting == JOBS
+
+
+def test_a_worker_hangs_when_it_is_silent_for_longer_than_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    state = Busy(JOBS[0], {}, {}, 0, heard=now)
+    now += 1_799
+    assert not state.hung
+    now += 2
+    assert state.hung
+    state.hears()
+    assert not state.hung
+    assert state.longest_gap == 1_801
+    now += 20 * 1_801 - 1
+    assert not state.hung, "a slow trial: twenty times its longest silence is allowed"
+    now += 2
+    assert state.hung
+    assert dataclasses.replace(state, longest_gap=0.0).hung

@@ -1,0 +1,127 @@
+"""Techniques by name: what is refused, and with which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from batchcliff import techniques as package
+from batchcliff.errors import UsageError
+from batchcliff.schedules import compose
+from batchcliff.techniques import TECHNIQUES, technique, techniques
+from batchcliff.techniques.warmup import Warmup
+
+OPTIONS: dict[str, Any] = {
+    "shape": "exponential",
+    "start": 0.01,
+    "duration": "6ep",
+    "stepping": "epoch",
+}
+SEAMS = {"rate", "model", "loss", "optimizer"}
+
+
+def test_a_technique_from_its_options() -> None:
+    made = technique("warmup", OPTIONS)
+    assert made == Warmup(**OPTIONS)
+    assert made == technique("warmup", tuple(sorted(OPTIONS.items())))
+    assert isinstance(made, compose.Warmup)
+    assert made.seam == "rate"
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_contract_of_every_technique(name: str) -> None:
+    cls = TECHNIQUES[name]
+    assert cls.seam in SEAMS
+    assert dataclasses.is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert "seam" not in {f.name for f in dataclasses.fields(cls)}
+    assert cls.__doc__
+
+
+REFUSED = {
+    "name": (
+        "warmpu",
+        OPTIONS,
+        "unknown technique 'warmpu'. Did you mean 'warmup'? Known: warmup.",
+    ),
+    "far name": ("xyz", {}, "unknown technique 'xyz'. Known: warmup."),
+    "option": (
+        "warmup",
+        OPTIONS | {"durations": "1ep"},
+        (
+            "warmup: unknown option 'durations'. Did you mean 'duration'? Known: duration, "
+            "shape, start, stepping."
+        ),
+    ),
+    "seam is no option": (
+        "warmup",
+        OPTIONS | {"seam": "rate"},
+        "warmup: unknown option 'seam'. Known: duration, shape, start, stepping.",
+    ),
+    "missing": ("warmup", {"shape": "linear"}, "warmup: duration is missing."),
+    "shape": (
+        "warmup",
+        OPTIONS | {"shape": "lineal"},
+        (
+            "unknown warmup shape 'lineal'. Did you mean 'linear'? Known: constant, cosine, "
+            "exponential, linear."
+        ),
+    ),
+    "stepping": (
+        "warmup",
+        OPTIONS | {"stepping": "epochs"},
+        "stepping = 'epochs': write 'update' or 'epoch'.",
+    ),
+    "part of an epoch": (
+        "warmup",
+        OPTIONS | {"duration": "0.5ep"},
+        (
+            "warmup of '0.5ep' with stepping = 'epoch': a staircase of epochs needs a whole "
+            "number of them. Write '5ep', or stepping = 'update'."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case: str) -> None:
+    name, options, message = REFUSED[case]
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        technique(name, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A second technique of the rate."""
+
+    share: float = 0.5
+    seam: ClassVar[str] = "rate"
+
+
+def test_two_techniques_of_one_seam_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(package.TECHNIQUES, "other", Other)  # type: ignore[arg-type]
+    warmup = ("warmup", tuple(OPTIONS.items()))
+    message = "techniques 'warmup' and 'other' both fill the seam 'rate': put them in two arms."
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        techniques((warmup, ("other", ())))
+    monkeypatch.setattr(Other, "seam", "loss")
+    built = techniques((warmup, ("other", (("share", 0.25),))))
+    assert built == (Warmup(**OPTIONS), Other(share=0.25))
+
+
+def test_no_technique_is_none() -> None:
+    assert techniques(()) == ()
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = (
+        "import sys, batchcliff.techniques, batchcliff.workloads; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,141 @@
+"""Rewinding, and on a GPU: compiled and captured updates against the plain ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_trials import (
+    SMALL,
+    ready,
+    small_data,
+    small_spec,
+    with_settings,
+)
+from torch import Tensor
+
+from batchcliff.data.resident import Resident
+from batchcliff.training.compiled import captured, compiles, rewound
+from batchcliff.training.epochs import epoch_tensors
+from batchcliff.training.prepare import Prepared
+
+
+def test_rewound_restores_in_place() -> None:
+    weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
+    count = torch.zeros((), dtype=torch.int64)
+    before = [weight.detach().clone(), count.clone()]
+    addresses = [weight.data_ptr(), count.data_ptr()]
+    with rewound([weight, count]):
+        with torch.no_grad():
+            weight.mul_(-1)
+        count += 5
+        assert not torch.equal(weight, before[0])
+        assert int(count) == 5
+    assert torch.equal(weight, before[0])
+    assert torch.equal(count, before[1])
+    assert [weight.data_ptr(), count.data_ptr()] == addresses
+    assert weight.requires_grad
+
+
+def test_rewound_restores_after_an_error() -> None:
+    value = torch.ones(3)
+    with pytest.raises(RuntimeError, match="inside"), rewound([value]):
+        value.zero_()
+        raise RuntimeError("inside")
+    assert value.tolist() == [1, 1, 1]
+
+
+def test_on_a_cpu_the_function_is_itself() -> None:
+    calls = []
+
+    def function() -> None:
+        calls.append(1)
+
+    cpu = torch.device("cpu")
+    assert not compiles(cpu)
+    assert captured(function, [], cpu) is function
+    assert calls == []
+    assert compiles(torch.device("cuda"))
+
+
+def test_an_updates_tensors_are_all_that_it_changes() -> None:
+    """What `captured` rewinds after warming up: with it, an update leaves no trace."""
+    spec, resident = small_spec(), small_data()
+    prepared = ready(spec, resident)
+    prepared.restart([spec], torch.full((12, 1), 0.1))
+    prepared.loop.load_block(*epoch_tensors([spec], resident, 0, 4))
+    everything = snapshot(prepared)
+    with rewound(prepared.loop.tensors()):
+        prepared.advance()
+        changed = [
+            k for k, v in snapshot(prepared).items() if not torch.equal(v, everything[k])
+        ]
+        expected = {"head.weight", "loop.velocities 0", "loop.losses_US", "loop.row"}
+        assert expected <= set(changed)
+    assert all(torch.equal(v, everything[k]) for k, v in snapshot(prepared).items())
+    prepared.model.eval()
+    with rewound(prepared.evaluation.tensors()):
+        prepared.evaluate()
+        assert int(prepared.evaluation.count) == 1
+    assert all(torch.equal(v, everything[k]) for k, v in snapshot(prepared).items())
+
+
+def snapshot(prepared: Prepared) -> dict[str, Tensor]:
+    """Every tensor of the model, the loop and the evaluation."""
+    found: dict[str, Tensor] = dict(prepared.model.state_dict())
+    for part, owner in (("loop", prepared.loop), ("evaluation", prepared.evaluation)):
+        for name, value in vars(owner).items():
+            if isinstance(value, Tensor):
+                found[f"{part}.{name}"] = value
+            elif name in ("parameters", "velocities"):
+                found |= {f"{part}.{name} {i}": v for i, v in enumerate(value)}
+    return {name: value.detach().cpu().clone() for name, value in found.items()}
+
+
+def on_gpu(resident: Resident) -> Resident:
+    tensors = (
+        resident.train_images,
+        resident.train_labels,
+        resident.test_images,
+        resident.test_labels,
+    )
+    return Resident(*(t.cuda() for t in tensors), resident.scale)
+
+
+GPU_CASES: dict[str, dict[str, Any]] = {
+    "article": {
+        "batch_norm__group": "B/8",
+        "batch_norm__running": "per-group",
+        "loss": "clipped-softmax",
+        "augmentation": "as-written",
+    },
+    "global": {"augmentation": "as-coded", "optimizer__form": "torch"},
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", GPU_CASES)
+def test_compiled_and_captured_equals_plain(name: str) -> None:
+    """Five updates, an evaluation, float32: 1e-3 of the CPU's; warming up left no trace."""
+    settings = with_settings(SMALL, model__widths=((8,), (16,)), **GPU_CASES[name])
+    resident = small_data(train=80, shape=(8, 8, 3))
+    spec = small_spec(settings=settings, batch_size=16, budget="5up")
+    rates = torch.tensor([0.02, 0.05, 0.1, 0.01, 0.03])[:, None]
+    runs: list[dict[str, Tensor]] = []
+    for place in (resident, on_gpu(resident)):
+        prepared = ready(spec, place)
+        assert int(prepared.loop.count) == int(prepared.evaluation.count) == 0
+        assert not prepared.loop.losses_US.any()
+        assert not any(v.any() for v in prepared.loop.velocities)
+        prepared.restart([spec], rates)
+        prepared.loop.load_block(*epoch_tensors([spec], place, 0, 5))
+        prepared.model.train()
+        for _ in range(5):
+            prepared.advance()
+        prepared.model.eval()
+        prepared.evaluate()
+        runs.append(snapshot(prepared))
+    for key, value in runs[0].items():
+        torch.testing.assert_close(runs[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
