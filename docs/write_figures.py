@@ -4,7 +4,7 @@
     python docs/write_figures.py --check    exit 1 if one is not what the records say
 
 A table stands between `<!-- figures: KIND PATH -->` and `<!-- /figures -->`, PATH being a
-study's folder or a benchmark's .json file. What stands there is never edited by hand.
+study's folder (two, joined by +) or a benchmark's .json file. What stands there is never edited by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 
 from batchcliff import published
 from batchcliff.record import Outcome, TrialRecord
+from batchcliff.report.content import make_content
 from batchcliff.report.join import join
+from batchcliff.report.pagetables import mean_text
 from batchcliff.report.tables import markdown_table, published_rows
 from batchcliff.study.store import Store
 
@@ -64,7 +66,7 @@ def shown(records: list[TrialRecord]) -> str:
 
 def article_table(folder: Path) -> str:
     """The article's table beside ours, batch sizes as rows, as its author printed it."""
-    store, plan, records = read(folder)
+    store, plan, records = read(ROOT / folder)
     source = published.load(store.study.published)
     rows = {(r.arm, r.batch_size): r for r in published_rows(join(plan, records), source)}
     cells: Cells = {}
@@ -85,15 +87,14 @@ def article_table(folder: Path) -> str:
                 difference,
             ]
         table.append(line)
-    return (
-        f"Test accuracy in percent. {caption(records, len(cells))}\n\n"
-        + markdown_table(header, table)
+    return f"Test accuracy in percent. {caption(records, len(cells))}\n\n" + markdown_table(
+        header, table
     )
 
 
 def semantics_table(folder: Path) -> str:
     """Arms as rows, batch sizes as columns: accuracy, and the difference from the reference."""
-    store, plan, records = read(folder)
+    store, plan, records = read(ROOT / folder)
     by_id = {r.trial_id: r for r in records}
     cells: Cells = {}
     for arm, size, _, trial_id in plan:
@@ -130,9 +131,53 @@ def _reestimated(records: list[TrialRecord]) -> str:
     return f"{100 * sum(values) / len(values):.2f}" if values else ""
 
 
+def answer_table(folder: Path) -> str:
+    """Mean accuracy with its interval by batch size and arm, and the answer in words."""
+    store, plan, records = read(ROOT / folder)
+    content = make_content(store.study, records, plan)
+    summary = content.summary
+    sizes = sorted(store.study.batch_sizes)
+    table = []
+    for size in sizes:
+        line = [f"{size:,}"]
+        for arm in summary.arms:
+            cell = next(c for c in arm.cells if c.cell.batch_size == size)
+            line.append(f"{mean_text(cell.mean)}, {cell.failing} of {len(cell.cell.seeds)}")
+        table.append(line)
+    return (
+        f"Test accuracy (mean, half of its 95% interval) and failed trials. "
+        f"{caption(records, len(table) * len(summary.arms))}\n\n"
+        + markdown_table(["batch size", *(arm.arm for arm in summary.arms)], table)
+        + "\n"
+        + "\n".join(f"> {sentence}" for sentence in content.headline[:2])
+        + "\n"
+    )
+
+
+def repeat_table(folders: Path) -> str:
+    """The trials that two studies share, by id: how far one seed is from itself."""
+    first, second = (
+        {r.trial_id: r for r in read(ROOT / part)[2]} for part in str(folders).split("+")
+    )
+    both = sorted(
+        first.keys() & second.keys(),
+        key=lambda i: (first[i].spec.arm, first[i].spec.batch_size),
+    )
+    table = [
+        [first[i].spec.arm, f"{first[i].spec.batch_size:,}", shown([first[i]]),
+         shown([second[i]]), _difference([second[i]], [first[i]])]
+        for i in both
+    ]  # fmt: skip
+    return (
+        f"Test accuracy in percent of {len(both)} trials, each trained twice. "
+        f"{caption([second[i] for i in both], len(both))}\n\n"
+        + markdown_table(["arm", "batch size", "first", "again", "difference"], table)
+    )
+
+
 def bench_table(file: Path) -> str:
     """A benchmark's rows: examples per second by batch size."""
-    rows = json.loads(file.read_text())
+    rows = json.loads((ROOT / file).read_text())
     table = [
         [row.get("peer", "batchcliff"), f"{row['batch_size']:,}",
          f"{row['examples_per_second']:,.0f}"]
@@ -150,6 +195,8 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "article": article_table,
     "semantics": semantics_table,
     "bench": bench_table,
+    "repeat": repeat_table,
+    "answer": answer_table,
 }
 
 
@@ -157,7 +204,7 @@ def rewritten(text: str) -> str:
     """`text` with every block of figures made anew."""
 
     def make(match: re.Match[str]) -> str:
-        table = KINDS[match["kind"]](ROOT / match["path"])
+        table = KINDS[match["kind"]](Path(match["path"]))
         return f"{match['open']}{table}{match['close']}"
 
     return BLOCK.sub(make, text)

@@ -184,7 +184,7 @@ def test_a_plan_for_scripts() -> None:
     plan = json.loads(result.stdout)
     assert (plan["to_run"], plan["done"], plan["infeasible"]) == (4, 0, 4)
     first = next(t for t in plan["trials"] if t["batch_size"] == 32 and t["arm"] == "warmup")
-    assert first["ledger"]["updates"] == 3200
+    assert first["ledger"]["updates"] == 1920
     assert first["ledger"]["warmup_updates"] == 192
     assert first["lr_provenance"] == "0.4 = 0.4 x 32/32 (linear)"
     assert len(first["trial_id"]) == 20
@@ -200,7 +200,7 @@ def test_overrides_reach_the_plan() -> None:
     plan = json.loads(result.stdout)
     assert plan["study"]["name"] == "mine"
     assert plan["folder"] == "studies/mine"
-    assert {t["lr"] for t in plan["trials"] if t["batch_size"] == 32} == {0.2}
+    assert {t["lr"] for t in plan["trials"] if t["batch_size"] == 64} == {0.2}
 
 
 def test_a_workload_of_ones_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

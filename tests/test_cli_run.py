@@ -19,81 +19,23 @@ from typer.testing import CliRunner, Result
 from batchcliff import api
 from batchcliff.cli import app
 from batchcliff.errors import Incomplete, StorageError, UsageError
-from batchcliff.record import Outcome, Provenance, TrialRecord
-from batchcliff.spec import StudySpec
+from batchcliff.record import Outcome, TrialRecord
 from batchcliff.study import supervisor
 from batchcliff.study.grid import trials
 from batchcliff.study.store import Planned, Store
 from batchcliff.study.supervisor import RunSummary
-from batchcliff.training.arithmetic import DataFacts, ledger
+from batchcliff.workloads import DIGITS
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pretended import DIGEST, Trainer
 
 SMALL = ("digits", "--seeds", "2", "--batch-sizes", "128,256")
-FACTS = DataFacts(num_train=1024, num_test=773, num_classes=10, image_shape=(8, 8, 1))
-DIGEST = "d" * 64
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-class Trainer:
-    """Stands for `run_study`: records in a real store, no training."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-        self.limit = 10**6
-        self.outcome: Callable[[TrialRecord], TrialRecord] = lambda record: record
-        self.exit_code: int | None = None
-
-    def __call__(self, study: StudySpec, **options: Any) -> RunSummary:
-        self.calls.append(options)
-        progress = options["progress"]
-        specs = trials(study, DIGEST)
-        with Store.create(options["folder"], study, {"digest": DIGEST}, "code") as store:
-            store.extend([Planned.of(spec) for spec in specs], study)
-            done = store.records()
-            progress.started(
-                total=len(specs), done=len(done), examples=len(specs), examples_done=len(done)
-            )
-            for spec in [s for s in specs if s.trial_id not in done][: self.limit]:
-                arithmetic = ledger(spec, FACTS)
-                progress.trial_started(spec, updates=arithmetic.updates)
-                record = self.outcome(
-                    TrialRecord(
-                        spec=spec,
-                        outcome=Outcome.OK,
-                        accuracy=0.9 if spec.arm == "warmup" else 0.5 + 0.1 * spec.seed,
-                        accuracy_reestimated=0.9,
-                        test_loss=0.1,
-                        train_loss=0.1,
-                        updates=arithmetic.updates,
-                        ledger=arithmetic,
-                        provenance=Provenance(
-                            seconds=2.0,
-                            compile_seconds=0.0,
-                            examples_per_second=arithmetic.examples / 2.0,
-                            started="2026-01-01T00:00:00Z",
-                            stacked=1,
-                            device="pretended",
-                        ),
-                    )
-                )
-                store.publish(record)
-                progress.finished(record)
-            records = store.records()
-        missing = len(specs) - len(records)
-        counts: dict[str, int] = {}
-        for record in records.values():
-            counts[record.outcome.value] = counts.get(record.outcome.value, 0) + 1
-        code = 75 if missing else 3 if counts.get("failed") else 0
-        return RunSummary(
-            counts=counts,
-            missing=missing,
-            exit_code=code if self.exit_code is None else self.exit_code,
-            folder=options["folder"],
-        )
 
 
 @pytest.fixture
@@ -311,7 +253,13 @@ def test_two_arms_that_share_a_record_are_both_exported(trainer: Trainer) -> Non
     study = api.load_study("digits", overrides=["batch_sizes=[128]", "seeds=1"])
     spec = trials(study, DIGEST)[0]
     study = dataclasses.replace(study, arms=study.arms[:1])
-    trainer(study, folder=Path("shared"), progress=api.SilentProgress())
+    trainer(
+        study,
+        folder=Path("shared"),
+        progress=api.SilentProgress(),
+        extend=False,
+        accept_code_change=False,
+    )
     with Store.open("shared") as store:
         other = Planned(arm="twin", batch_size=128, seed=0, trial_id=spec.trial_id)
         store.extend([*store.planned(), other])
@@ -332,13 +280,50 @@ def test_a_plan_knows_what_is_done_and_what_it_took(half_done: Trainer) -> None:
 def test_a_plan_says_that_the_folder_holds_another_study(half_done: Trainer) -> None:
     result = call("plan", *SMALL, "--set", "lr.base=0.1")
     assert result.exit_code == 0
-    assert "lr.base: 0.4 in the study, 0.1 now" in result.stdout
+    assert f"lr.base: {DIGITS.lr.base} in the study, 0.1 now" in result.stdout
 
 
 def test_a_study_that_differs_is_refused(half_done: Trainer) -> None:
     result = call("run", *SMALL, "--set", "lr.base=0.1")
     assert result.exit_code == 2
-    assert "lr.base: 0.4 in the study, 0.1 now" in result.stderr
+    assert f"lr.base: {DIGITS.lr.base} in the study, 0.1 now" in result.stderr
+
+
+def test_a_study_grows_when_told_to(half_done: Trainer) -> None:
+    more = ("digits", "--seeds", "3", "--batch-sizes", "64,128,256")
+    refused = call("run", *more)
+    assert refused.exit_code == 2
+    assert "study.seeds: [0, 1] in the study, [0, 1, 2] now" in refused.stderr
+    assert "run with --extend (every planned trial stays as it is" in refused.stderr
+    assert "--accept-code-change" not in refused.stderr
+    shown = call("run", *more, "--extend", "--dry-run").stdout
+    assert "The folder holds a part of this study; `run --extend` adds the rest:" in shown
+    assert json.loads(call("plan", *more, "--json").stdout)["extends"] is True
+    assert json.loads(call("status", "digits", "--json").stdout)["planned"] == 8
+    half_done.limit = 10**6
+    grown = call("run", *more, "--extend")
+    assert grown.exit_code == 0, grown.output
+    assert "18 trials, 6 of them done before" in grown.stderr
+    assert call("run", *more).exit_code == 0  # the grown study is the study
+    status = json.loads(call("status", "digits", "--json").stdout)
+    assert {c["batch_size"]: c["planned"] for c in status["cells"]} == {64: 3, 128: 3, 256: 3}
+    assert len(list(csv.DictReader(io.StringIO(call("export", "digits").stdout)))) == 18
+    less = call("run", *SMALL, "--extend")
+    assert less.exit_code == 2
+    assert "study.seeds: [0, 1, 2] in the study, [0, 1] now" in less.stderr
+    assert "changes no trial. Put the values back" in less.stderr
+
+
+def test_other_code_is_taken_when_told_to(half_done: Trainer) -> None:
+    half_done.code, half_done.limit = "other code", 10**6
+    refused = call("run", *SMALL)
+    assert refused.exit_code == 2
+    assert "code: 'code' in the study, 'other code' now" in refused.stderr
+    assert "run with --accept-code-change (if the numbers" in refused.stderr
+    assert "--extend" not in refused.stderr
+    assert call("run", *SMALL, "--extend").exit_code == 2
+    assert call("run", *SMALL, "--accept-code-change").exit_code == 0
+    assert call("run", *SMALL).exit_code == 0
 
 
 def test_report_says_where_it_lies(half_done: Trainer, reports: list[Path]) -> None:
@@ -353,8 +338,19 @@ def test_report_says_where_it_lies(half_done: Trainer, reports: list[Path]) -> N
 
 def test_a_study_from_nothing_to_its_report(home: Path) -> None:
     arguments = ["digits", "--seeds", "1", "--batch-sizes", "256,512", "--budget", "2ep"]
+    short = "arms.warmup.warmup.duration='1ep'"
     first = subprocess.run(
-        [sys.executable, "-m", "batchcliff", "run", *arguments, "--workers", "1"],
+        [
+            sys.executable,
+            "-m",
+            "batchcliff",
+            "run",
+            *arguments,
+            "--set",
+            short,
+            "--workers",
+            "1",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -366,7 +362,10 @@ def test_a_study_from_nothing_to_its_report(home: Path) -> None:
     page = Path(first.stdout.splitlines()[-1].removeprefix("report: "))
     assert page.read_bytes().lower().startswith(b"<!doctype html")
     summary = api.run(
-        api.load_study("digits", seeds="1", batch_sizes="256,512", budget="2ep"), workers=1
+        api.load_study(
+            "digits", seeds="1", batch_sizes="256,512", budget="2ep", overrides=[short]
+        ),
+        workers=1,
     )
     assert (summary.counts, summary.exit_code) == ({"ok": 4}, 0)  # nothing was run again
     assert len(api.export("digits").splitlines()) == 5

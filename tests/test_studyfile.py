@@ -169,7 +169,7 @@ def test_what_a_file_leaves_out_comes_from_its_workload() -> None:
     text = 'name = "d"\nworkload = "digits"\nbatch_sizes = [32]\nseeds = 1\n[arms.none]\n'
     study = parse_study(text)
     assert (study.lr, study.decay) == (DIGITS.lr, DIGITS.decay)
-    assert (study.settings, study.budget, study.data) == (DIGITS.settings, "100ep", "digits")
+    assert (study.settings, study.budget, study.data) == (DIGITS.settings, "60ep", "digits")
     half = parse_study(text.replace("[arms", "lr.base = 0.2\n[arms"))
     assert (half.lr.base, half.lr.base_batch_size) == (0.2, DIGITS.lr.base_batch_size)
     flat = parse_study(text.replace("[arms", 'decay.kind = "constant"\n[arms'))

@@ -114,13 +114,17 @@ def run(
     workers: int | None = None,
     workload: str | None = None,
     progress: Progress | None = None,
+    extend: bool = False,
+    accept_code_change: bool = False,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
     study, out, data, workload: as for `plan`; device: "auto", "cpu", "cuda" or "cuda:0";
-    workers: processes that train side by side, None for as many as fit. Returns the counts by
-    outcome, the exit code and the folder. Raises UsageError (nothing was written), DataError,
-    StorageError (resumable).
+    workers: processes that train side by side, None for as many as fit; extend: the study may
+    be the one in the folder with more seeds, batch sizes or arms, which are added to it;
+    accept_code_change: go on although the code that trains is another than in the folder.
+    Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
+    was written), DataError, StorageError (resumable).
     """
     check_device(device)
     own = load_workload(workload) if workload else None
@@ -137,6 +141,8 @@ def run(
             workers=workers,
             progress=shown,
             workload_reference=workload,
+            extend=extend,
+            accept_code_change=accept_code_change,
         )
         exit_code = summary.exit_code
     finally:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -73,49 +75,90 @@ def from_plain(cls: type[T], value: Any) -> T:
     """Rebuild a (nested) dataclass from what `to_plain` made of it.
 
     Raises ValueError for a missing or unknown field, so that a record written by another
-    version is refused instead of being read as something else.
+    version is refused instead of being read as something else; TypeError for a leaf of
+    another type than the field's.
     """
-    return typing.cast(T, _build(cls, value))
+    return typing.cast(T, _builder(typing.cast(Any, cls))(value))
 
 
-def _build(hint: Any, value: Any) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        for option in options:
-            if dataclasses.is_dataclass(option) and isinstance(value, dict):
-                return _build(option, value)
-        kinds = [o for o in options if o is not type(None)]
-        return _build(kinds[0], value) if len(kinds) == 1 else value
-    if origin is tuple:
-        args = typing.get_args(hint)
-        inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
-        if inner is not None:
-            return tuple(_build(inner, item) for item in value)
-        return tuple(_build(arg, item) for arg, item in zip(args, value, strict=True))
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _build_dataclass(hint, value)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
+Builder = Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
     return value
 
 
-def _build_dataclass(cls: type, value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{cls.__name__}: expected an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := sorted(value.keys() - fields.keys()):
-        raise ValueError(f"{cls.__name__}: unknown field {unknown[0]!r}")
-    built = {}
-    for name, field in fields.items():
-        if name in value:
-            built[name] = _build(hints[name], value[name])
-        elif (
-            field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
+@functools.cache  # reading hints takes longer than all the rest of a record
+def _builder(hint: Any) -> Builder:
+    """The function that rebuilds a value of the type `hint`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union_builder(args)
+    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        inner = _builder(args[0])
+        return tuple if inner is _same else lambda value: tuple([inner(v) for v in value])
+    if origin is tuple:
+        inners = [_builder(arg) for arg in args]
+        return lambda value: tuple([b(v) for b, v in zip(inners, value, strict=True)])
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _dataclass_builder(hint)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint
+    return _leaf_builder((hint,)) if hint in _LEAVES else _same
+
+
+_LEAVES: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),  # a whole float may have been written as an integer by hand
+    str: (str,),
+}
+
+
+def _leaf_builder(hints: tuple[Any, ...], none: bool = False) -> Builder:
+    allowed = tuple(kind for hint in hints for kind in _LEAVES[hint])
+
+    def build(value: Any) -> Any:
+        if (none and value is None) or (
+            isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
         ):
-            raise ValueError(f"{cls.__name__}: missing field {name!r}")
-    return cls(**built)
+            return value
+        names = " or ".join(hint.__name__ for hint in hints)
+        raise TypeError(f"expected {names}, got {type(value).__name__}")
+
+    return build
+
+
+def _union_builder(options: tuple[Any, ...]) -> Builder:
+    kinds = [option for option in options if option is not type(None)]
+    none = len(kinds) < len(options)
+    if classes := [kind for kind in kinds if dataclasses.is_dataclass(kind)]:
+        build = _builder(typing.cast(Any, classes[0]))
+        return lambda value: build(value) if isinstance(value, dict) else value
+    if all(kind in _LEAVES for kind in kinds):
+        return _leaf_builder(tuple(kinds), none)
+    if len(kinds) == 1:
+        inner = _builder(kinds[0])
+        return lambda value: None if value is None else inner(value)
+    return _same
+
+
+def _dataclass_builder(cls: Any) -> Builder:
+    hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
+    builders = {f.name: _builder(hints[f.name]) for f in fields}
+    required = {
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+
+    def build(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"{cls.__name__}: expected an object, got {type(value).__name__}")
+        if unknown := sorted(value.keys() - builders.keys()):
+            raise ValueError(f"{cls.__name__}: unknown field {unknown[0]!r}")
+        if missing := sorted(required - value.keys()):
+            raise ValueError(f"{cls.__name__}: missing field {missing[0]!r}")
+        return cls(**{name: builders[name](item) for name, item in value.items()})
+
+    return build

@@ -17,10 +17,13 @@ import typer
 from batchcliff import __version__
 from batchcliff.cli_options import (
     OUTPUT,
+    AcceptCodeChange,
     BatchSizes,
     Budget,
     Data,
     Device,
+    DryRun,
+    Extend,
     Json,
     Out,
     Seeds,
@@ -164,14 +167,14 @@ def run_verb(
     out: Out = None,
     device: Device = "auto",
     workers: Workers = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
-    ] = False,
+    dry_run: DryRun = False,
     set_: Set = None,
     seeds: Seeds = None,
     batch_sizes: BatchSizes = None,
     budget: Budget = None,
     workload: WorkloadOption = None,
+    extend: Extend = False,
+    accept_code_change: AcceptCodeChange = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -187,14 +190,14 @@ def run_verb(
     from batchcliff.study.progress import make_progress
 
     progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
+    where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
     summary = api.run(
         spec,
-        out=out,
-        data=data,
-        device=device,
-        workers=workers,
         workload=workload,
         progress=progress,
+        extend=extend,
+        accept_code_change=accept_code_change,
+        **where,
     )
     _finish(summary, as_json)
 

@@ -76,4 +76,25 @@ Workers = Annotated[
         rich_help_panel=PLACE,
     ),
 ]
+Extend = Annotated[
+    bool,
+    typer.Option(
+        "--extend",
+        help="Add to the study in the folder: more seeds, batch sizes or arms. What has run "
+        "is kept and not run again.",
+        rich_help_panel=CHANGE,
+    ),
+]
+AcceptCodeChange = Annotated[
+    bool,
+    typer.Option(
+        "--accept-code-change",
+        help="Go on although the code that trains is not the one that the study began with. "
+        "Records of both are then compared as if of one.",
+        rich_help_panel=CHANGE,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON for scripts.", rich_help_panel=OUTPUT)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchcliff.canonical import to_plain
-from batchcliff.errors import Infeasible, UsageError
+from batchcliff.errors import UsageError
 from batchcliff.record import Ledger, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
 from batchcliff.study.printable import printable
 from batchcliff.studyfile import load_study
-from batchcliff.training.arithmetic import DataFacts, learning_rates, ledger
-from batchcliff.workloads import Workload, load_workload
+from batchcliff.training.arithmetic import DataFacts, arithmetic
+from batchcliff.workloads import WORKLOADS, Workload, load_workload
 
 STUDIES = Path("studies")  # where studies lie unless a folder is named
 
@@ -34,7 +35,11 @@ class PlannedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What `run` would do. `differences`: why the study in the folder is another one."""
+    """What `run` would do.
+
+    differences: why the study in the folder is another one. extends: they only add to it, so
+    that `run` with `extend` takes them.
+    """
 
     study: StudySpec
     folder: Path
@@ -42,6 +47,7 @@ class Plan:
     data_source: str
     cost: Cost
     differences: tuple[str, ...] = ()
+    extends: bool = False
 
     @property
     def done(self) -> int:
@@ -84,29 +90,27 @@ def plan(
     spec = resolved(study, own)
     folder = folder_of(spec, out)
     facts, digest, source = _data_facts(spec, Path(data) if data else None, own)
-    records, differences = _existing(folder, spec)
+    records, differences, extends = _existing(folder, spec)
     outcomes = {_label(record.spec): record.outcome.value for record in records}
-    found = []
-    ledgers: dict[tuple[str, int], tuple[Ledger | None, str]] = {}
-    for trial in trials(spec, digest, own.digest if own else ""):
-        cell = (trial.arm, trial.batch_size)
-        if cell not in ledgers:  # the seed changes nothing of it
-            ledgers[cell] = _arithmetic(trial, facts, provenance_of(spec, trial.batch_size))
-        counted, reason = ledgers[cell]
-        found.append(
-            PlannedTrial(
-                spec=trial,
-                ledger=counted,
-                lr_provenance=provenance_of(spec, trial.batch_size),
-                infeasible=reason,
-                outcome=outcomes.get(_label(trial), ""),
-            )
+    specs = trials(spec, digest, own.digest if own else "")
+    provenance = functools.partial(provenance_of, spec)
+    ledgers, reasons = arithmetic(specs, facts, provenance)
+    found = [
+        PlannedTrial(
+            spec=trial,
+            ledger=ledgers.get(trial.trial_id),
+            lr_provenance=provenance(trial.batch_size),
+            infeasible=reasons.get(trial.trial_id, ""),
+            outcome=outcomes.get(_label(trial), ""),
         )
+        for trial in specs
+    ]
     todo = [t for t in found if t.ledger and not t.outcome]
     cost = expected(
         [(t.spec.batch_size, t.ledger.examples) for t in todo if t.ledger],
         records,
-        workload=spec.workload,
+        workload=spec.workload if _as_it_comes(todo, own) else "",
+        device=_kind_of(device),
         workers=workers or usual_workers(device),
     )
     return Plan(
@@ -116,6 +120,7 @@ def plan(
         data_source=source,
         cost=cost,
         differences=differences,
+        extends=extends,
     )
 
 
@@ -129,9 +134,25 @@ def usual_workers(device: str) -> int:
     """How many processes `run` starts by itself; "auto" is guessed without loading torch."""
     from batchcliff.study.supervisor import default_workers
 
+    return default_workers(_kind_of(device))
+
+
+def _kind_of(device: str) -> str:
+    """ "cpu" or "cuda"; for "auto" a guess, without loading torch."""
     if device == "auto":
-        device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
-    return default_workers(device)
+        return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    return device.partition(":")[0]
+
+
+def _as_it_comes(todo: list[PlannedTrial], own: Workload | None) -> bool:
+    """Whether the trials are of a built-in workload with its own settings and data."""
+    if own is not None:
+        return False
+    return all(
+        (base := WORKLOADS.get(t.spec.workload)) is not None
+        and (t.spec.settings, t.spec.data) == (base.settings, base.data_name)
+        for t in todo
+    )
 
 
 def _label(spec: TrialSpec) -> str:
@@ -139,35 +160,27 @@ def _label(spec: TrialSpec) -> str:
     return dataclasses.replace(spec, data_digest="").trial_id
 
 
-def _arithmetic(
-    trial: TrialSpec, facts: DataFacts, provenance: str
-) -> tuple[Ledger | None, str]:
-    """The trial's ledger, or why it cannot run."""
-    try:
-        counted = ledger(trial, facts, provenance)
-        learning_rates(trial, facts.num_train)
-    except (Infeasible, UsageError) as reason:
-        return None, str(reason)
-    return counted, ""
-
-
-def _existing(folder: Path, study: StudySpec) -> tuple[list[TrialRecord], tuple[str, ...]]:
-    """The records in a study's folder, and how its study differs from this one."""
-    from batchcliff.study.identity import STUDY, difference
+def _existing(
+    folder: Path, study: StudySpec
+) -> tuple[list[TrialRecord], tuple[str, ...], bool]:
+    """The records in a study's folder, how its study differs, and if this one only adds."""
+    from batchcliff.study.identity import STUDY, difference, only_adds
     from batchcliff.study.store import Store
 
     if not (folder / STUDY).exists():
-        return [], ()
+        return [], (), False
     with Store.open(folder) as store:
-        changed = difference(to_plain(store.study), to_plain(study))
-        return list(store.records().values()), tuple(changed)
+        old, new = to_plain(store.study), to_plain(study)
+        changed = tuple(difference(old, new))
+        return list(store.records().values()), changed, bool(changed) and only_adds(old, new)
 
 
 def _data_facts(
     study: StudySpec, location: Path | None, own: Workload | None
 ) -> tuple[DataFacts, str, str]:
     """Sizes of the data, their digest ("" if they were not read), and what was read."""
-    from batchcliff.data import cifar, sources
+    from batchcliff.data import cifar
+    from batchcliff.study.material import load_data
 
     if study.data == "cifar10" and location is None:
         facts = DataFacts(
@@ -177,10 +190,7 @@ def _data_facts(
             image_shape=cifar.IMAGE_SHAPE,
         )
         return facts, "", "sizes of the official data set; the data have not been read"
-    if own is not None and callable(own.data) and study.data == own.data_name:
-        dataset = own.data()
-    else:
-        dataset = sources.load(study.data, location)
+    dataset = load_data(study.data, location, own)
     facts = DataFacts(
         num_train=len(dataset.train_labels),
         num_test=len(dataset.test_labels),

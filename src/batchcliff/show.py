@@ -85,7 +85,10 @@ def show_plan(plan: Plan) -> None:
     write(f"to run: {todo}, done: {plan.done}, infeasible: {plan.infeasible}")
     write(cost_text(plan.cost))
     if plan.differences:
-        write("", "The folder holds another study, so `run` will refuse (name one with --out):")
+        what = "another study, so `run` will refuse (name one with --out):"
+        if plan.extends:
+            what = "a part of this study; `run --extend` adds the rest:"
+        write("", f"The folder holds {what}")
         write(*(f"  {line}" for line in plan.differences))
 
 
@@ -143,6 +146,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "expected_seconds": plan.cost.seconds,
         "expected_basis": plan.cost.basis,
         "differences": list(plan.differences),
+        "extends": plan.extends,
     }
 
 

@@ -8,6 +8,7 @@ text that the user wrote and converted once, exactly, by `batchcliff.schedules.d
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,11 +115,12 @@ class StudySpec:
     settings: Settings
     data: str  # the name of a data set; where its files lie is no part of the study
     reference_arm: str = "none"
+    tolerance: float = 0.02  # loss of accuracy, a share, that counts as the tolerance cliff
     description: str = ""
     published: str = ""  # name of a published curve to compare with, or ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: `trial_id` is kept once it is known
 class TrialSpec:
     """One training run, resolved. `trial_id` names it; equal ids promise equal numbers.
 
@@ -146,7 +148,7 @@ class TrialSpec:
                 del plain[f.name]
         return plain
 
-    @property
+    @functools.cached_property
     def trial_id(self) -> str:
         """First 20 hex digits of the SHA-256 of the canonical key."""
         return digest(self.key())[:20]

@@ -90,6 +90,8 @@ def test_constant_holds_its_start_for_all_of_count() -> None:
         ((5, "linear", -0.1), "warmup start = -0.1"),
         ((5, "linear", math.nan), "warmup start = nan"),
         ((5, "linear", math.inf), "warmup start = inf"),
+        ((5, "linear", 1.001), "warmup start = 1.001: write a factor of the peak from 0 to 1"),
+        ((5, "constant", 10**400), "warmup start = 1000"),
         ((5, "exponential", 0.0), "it cannot leave 0"),
     ],
 )

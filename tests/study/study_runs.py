@@ -213,7 +213,7 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
 
 
 def fake_command(folder: Path, **options: Any) -> list[str]:
-    """A driver with fake workers. Options: seeds, batch_sizes, base, workers.
+    """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend.
 
     With `digits`, overrides of that recipe, it trains for real.
     """
@@ -236,6 +236,7 @@ def main(folder: str, options: str) -> int:
 
     wanted = json.loads(options)
     workers, digits = wanted.pop("workers", 2), wanted.pop("digits", None)
+    extend = wanted.pop("extend", False)
     if "batch_sizes" in wanted:
         wanted["batch_sizes"] = tuple(wanted["batch_sizes"])
     if digits is None:
@@ -250,6 +251,7 @@ def main(folder: str, options: str) -> int:
             workers=workers,
             progress=progress,
             workload_reference="faulty:workload" if digits is None else None,
+            extend=extend,
         )
     except BatchcliffError as error:
         print(error, file=sys.stderr)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchcliff.spec import Arm, TrialSpec
+from batchcliff.spec import Arm, BatchNorm, Model, TrialSpec
 from batchcliff.study import grid
 from batchcliff.study import jobs as module
-from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
+from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs, stack_width, stackable
 from batchcliff.training.arithmetic import shape_key
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,10 +42,10 @@ def test_law_every_trial_is_in_exactly_one_job_of_its_shape(
         assert {shape_key(spec) for spec in job.specs} == {job.shape}
         sizes.setdefault(job.shape, []).append(len(job.specs))
     for shape, parts in sizes.items():
-        assert max(parts) <= stack
-        assert max(parts) - min(parts) <= 1
-        of_shape = sum(shape_key(spec) == shape for spec in specs)
-        assert len(parts) == -(-of_shape // stack), "no more jobs than needed"
+        one = next(spec for spec in specs if shape_key(spec) == shape)
+        most = stack if stackable(one) else 1
+        assert all(part == most for part in parts[:-1]), "full stacks first"
+        assert 1 <= parts[-1] <= most
 
 
 @settings(max_examples=40)
@@ -66,13 +66,29 @@ def test_arms_and_seeds_share_a_shape_and_settings_do_not() -> None:
     """What a stack holds: warmup and none together; another batch-norm group apart."""
     found = jobs(SPECS, stack=len(SPECS))
     assert sorted((job.specs[0].batch_size, len(job.specs)) for job in found) == [
-        (8, 5), (8, 10), (16, 5), (16, 10), (32, 5), (32, 10)
+        *[(8, 1)] * 5, (8, 10), *[(16, 1)] * 5, (16, 10), *[(32, 1)] * 5, (32, 10)
     ]  # fmt: skip
 
 
-def test_five_trials_make_a_three_and_a_two() -> None:
+DIGITS = next(spec for spec in SPECS if spec.arm == "none" and spec.batch_size == 8)
+
+
+def test_five_trials_make_a_four_and_a_one() -> None:
     five = [spec for spec in SPECS if spec.arm == "none" and spec.batch_size == 8]
-    assert sorted(len(job.specs) for job in jobs(five, stack=STACK)) == [2, 3]
+    assert [len(job.specs) for job in jobs(five, stack=STACK)] == [4, 1]
+
+
+def test_only_networks_whose_bits_do_not_depend_on_neighbours_are_stacked() -> None:
+    def changed(**settings: object) -> TrialSpec:
+        return dataclasses.replace(
+            DIGITS, settings=dataclasses.replace(DIGITS.settings, **settings)
+        )
+
+    assert stackable(DIGITS)
+    assert not stackable(changed(batch_norm=BatchNorm(group=8, running="mean")))
+    assert not stackable(changed(model=Model(widths=((8,), (8, 12)))))
+    assert [stack_width([DIGITS] * n) for n in (1, 2, 3, 4)] == [2, 2, 4, 4]
+    assert stack_width([changed(model=Model(widths=((4,),)))]) == 1
 
 
 JOBS = [Job(shape, (SPECS[at],)) for at, shape in enumerate([b"a", b"b", b"a", b"c"])]

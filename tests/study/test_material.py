@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from batchcliff.errors import DataError, UsageError
-from batchcliff.study.material import load_material
+from batchcliff.planning import plan
+from batchcliff.study.material import load_data, load_material
+from batchcliff.workloads import load_workload
 
 sys.path.insert(0, str(Path(__file__).parent))
 import faulty
+from study_runs import study_of
 
 
 def test_a_built_in_workload_needs_only_its_data() -> None:
@@ -26,7 +30,7 @@ def test_a_built_in_workload_needs_only_its_data() -> None:
 
 
 def test_a_users_function_brings_data_network_and_its_digest() -> None:
-    material = load_material("faulty:workload", "whatever the study file says", None)
+    material = load_material("faulty:workload", "faulty-data", None)
     assert material.build is faulty.build
     assert material.dataset.name == "pictures"
     assert len(material.workload_digest) == 16
@@ -40,7 +44,7 @@ def test_the_digest_is_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "changed_faulty.py").write_text(source + "# other\n")
     monkeypatch.chdir(tmp_path)
     digests = [
-        load_material(f"{name}:workload", "", None).workload_digest
+        load_material(f"{name}:workload", "faulty-data", None).workload_digest
         for name in ("faulty", "copy_of_faulty", "changed_faulty")
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -56,14 +60,31 @@ def test_a_workload_may_name_a_data_set(
         "def list_of(): return dataclasses.replace(w.DIGITS, data=lambda: [1, 2])\n"
     )
     monkeypatch.chdir(tmp_path)
-    mine = load_material("mine_on_digits:here", "cifar10", None)
+    mine = load_material("mine_on_digits:here", "digits", None)
     ours = load_material(None, "digits", None)
     assert mine.dataset.digest == ours.dataset.digest
     assert np.array_equal(mine.dataset.train_images, ours.dataset.train_images)
     with pytest.raises(UsageError, match=r"unknown data set 'digit'.*'digits'"):
-        load_material("mine_on_digits:wrong", "digits", None)
+        load_material("mine_on_digits:wrong", "digit", None)
     with pytest.raises(UsageError, match=r"returned list, not a batchcliff Dataset"):
-        load_material("mine_on_digits:list_of", "digits", None)
+        load_material("mine_on_digits:list_of", "digits-data", None)
+
+
+def test_the_data_that_the_study_names_decide(tmp_path: Path) -> None:
+    """Over what the workload brings: a name of another set, or the workload's own name."""
+    digits = load_material(None, "digits", None).dataset.digest
+    other = load_material("faulty:workload", "digits", None)
+    assert other.dataset.digest == digits
+    assert other.build is faulty.build
+    with pytest.raises(DataError, match="nowhere"):  # a workload on digits, a study of cifar10
+        load_material("digits", "cifar10", tmp_path / "nowhere")
+    own = load_workload("faulty:workload")
+    assert load_data("faulty-data", None, own).name == "pictures"
+    assert load_data("digits", None, own).digest == digits
+    for data, expected in (("faulty-data", faulty.TRAIN), ("digits", 1024)):
+        study = dataclasses.replace(study_of(seeds=1), data=data)
+        found = plan(study, out=tmp_path / "s", workload="faulty:workload").trials[0].ledger
+        assert found is not None and found.num_train == expected
 
 
 @pytest.mark.parametrize(

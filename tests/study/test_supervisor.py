@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from batchcliff.errors import DataError, UsageError
+from batchcliff.planning import plan
 from batchcliff.record import TrialRecord
+from batchcliff.spec import Arm, Decay
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.store import Store
 from batchcliff.study.supervisor import default_workers, environment, resolve_device
@@ -92,13 +95,45 @@ def test_what_cannot_run_is_infeasible_before_any_compute(tmp_path: Path) -> Non
         assert told.events == [("started", 4, 4, 0, 0)]
 
 
+def test_what_a_plan_says_is_what_a_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decay after the end of the run, a warmup longer than it, a batch above the data."""
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    warmup = Arm(name="warmup", techniques=(("warmup", (("duration", "3up"),)),))
+    study = dataclasses.replace(
+        study_of(seeds=2, batch_sizes=(8, 16, 64, 128), arms=(Arm(name="none"), warmup)),
+        decay=Decay(kind="multistep", at=("10up",)),
+    )
+    planned = plan(study, out=tmp_path / "s", workload="faulty:workload")
+    said = {t.spec.trial_id: t.infeasible for t in planned.trials}
+    summary = run(study, tmp_path / "s")
+    assert (summary.exit_code, summary.counts) == (0, {"ok": 4, "infeasible": 12})
+    found = {r.trial_id: r for r in records(tmp_path / "s")}
+    assert {i: r.reason if r.outcome == "infeasible" else "" for i, r in found.items()} == said
+    assert {i: r.ledger for i, r in found.items()} == {
+        t.spec.trial_id: t.ledger for t in planned.trials
+    }
+    by_cell = {(r.spec.arm, r.spec.batch_size): r.reason for r in found.values()}
+    assert "decay at '10up' is update 10 at batch size 16" in by_cell["none", 16]
+    assert "decay at '10up'" in by_cell["none", 64]
+    assert "warmup of 3 updates is longer" in by_cell["warmup", 64]
+    assert "larger than the training set" in by_cell["none", 128]
+    bad = dataclasses.replace(study, decay=Decay(kind="multistop"))
+    for use in (
+        lambda: plan(bad, workload="faulty:workload"),
+        lambda: run(bad, tmp_path / "b"),
+    ):
+        with pytest.raises(UsageError, match="unknown kind of decay 'multistop'"):
+            use()
+    assert not (tmp_path / "b").exists()
+
+
 def test_groups_of_an_eighth_need_a_multiple_of_eight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside trials that can run: those have the record, the others the reason."""
     monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
-    from batchcliff.spec import Arm
-
     shards = Arm(name="shards", settings=(("batch_norm.group", "B/8"),))
     study = study_of(seeds=1, batch_sizes=(20, 32), arms=(Arm(name="none"), shards))
     told = Told()
@@ -117,7 +152,14 @@ def test_divergence_is_a_measurement(tmp_path: Path) -> None:
     """Digits at an absurd learning rate: no retry, exit code 0, the first bad update; and
     what it is does not depend on who else is in the stack."""
     study = load_study(
-        "digits", overrides=("lr.base=1e30", "seeds=1", "batch_sizes=[512]", "budget='3ep'")
+        "digits",
+        overrides=(
+            "lr.base=1e30",
+            "seeds=1",
+            "batch_sizes=[512]",
+            "budget='3ep'",
+            "arms.warmup.warmup.duration='1ep'",
+        ),
     )
     told = Told()
     summary = run(study, tmp_path / "s", told, workload_reference=None)

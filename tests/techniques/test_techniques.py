@@ -73,6 +73,46 @@ REFUSED = {
             "exponential, linear."
         ),
     ),
+    "start is no number": (
+        "warmup",
+        OPTIONS | {"start": "a"},
+        "warmup.start: 'a' is not a number.",
+    ),
+    "start is true": (
+        "warmup",
+        OPTIONS | {"start": True},
+        "warmup.start: True is not a number.",
+    ),
+    "start is a list": (
+        "warmup",
+        OPTIONS | {"start": [0.1]},
+        "warmup.start: [0.1] is not a number.",
+    ),
+    "shape is a number": (
+        "warmup",
+        OPTIONS | {"shape": 3},
+        "warmup.shape: 3 is not a text.",
+    ),
+    "shape is a list": (
+        "warmup",
+        OPTIONS | {"shape": ["linear"]},
+        "warmup.shape: ['linear'] is not a text.",
+    ),
+    "stepping is none": (
+        "warmup",
+        OPTIONS | {"stepping": None},
+        "warmup.stepping: None is not a text.",
+    ),
+    "duration without a unit": (
+        "warmup",
+        OPTIONS | {"duration": 2.5},
+        "warmup.duration: 2.5 is not a Duration or a text or a whole number.",
+    ),
+    "start above the peak": (
+        "warmup",
+        OPTIONS | {"start": 1.5},
+        "warmup start = 1.5: write a factor of the peak from 0 to 1, such as 0.01.",
+    ),
     "stepping": (
         "warmup",
         OPTIONS | {"stepping": "epochs"},
@@ -94,6 +134,11 @@ def test_what_is_refused(case: str) -> None:
     name, options, message = REFUSED[case]
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         technique(name, options)
+
+
+@pytest.mark.parametrize("start", [None, 0.5, 1, 0.0])
+def test_numbers_that_are_whole_or_left_out_are_numbers(start: float | None) -> None:
+    assert technique("warmup", {"duration": 5, "start": start}).start == start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_trials import ARTICLE_DECAY, ARTICLE_WARMUP, small_spec, with_settings
 
-from batchcliff.errors import Infeasible
+from batchcliff.errors import Infeasible, UsageError
 from batchcliff.schedules.scaling import scale_lr
 from batchcliff.spec import Decay, Settings, TrialSpec
 from batchcliff.training.arithmetic import (
     DataFacts,
+    arithmetic,
     batch_norm_group,
     clock_of,
     learning_rates,
@@ -152,6 +153,39 @@ def test_the_borders_of_what_can_run() -> None:
     assert ledger(article(8192, budget="6ep"), FACTS).warmup_updates == 36
     whole = article(50_000, warmup=False)  # all of the data, and divisible by 8
     assert ledger(whole, FACTS).updates_per_epoch == 1
+
+
+def test_what_can_run_by_trial() -> None:
+    """The whole schedule decides, not the ledger alone; every seed has what its cell has."""
+    late = Decay(kind="multistep", at=("1000up",), factor=0.1)
+    specs = [
+        article(batch, seed=seed, decay=late) for seed in (0, 1) for batch in (128, 8192, 65536)
+    ]
+    assert ledger(specs[1], FACTS).updates == 600  # the ledger alone sees nothing wrong
+    ledgers, reasons = arithmetic(specs, FACTS, lambda batch: f"rate of {batch}")
+    by_cell = {(s.batch_size, s.seed): s.trial_id for s in specs}
+    assert ledgers == {
+        by_cell[128, seed]: ledger(specs[0], FACTS, "rate of 128") for seed in (0, 1)
+    }
+    assert reasons == {
+        by_cell[batch, seed]: text
+        for seed in (0, 1)
+        for batch, text in (
+            (
+                8192,
+                (
+                    "decay at '1000up' is update 1000 at batch size 8192, after the end of "
+                    "the run (600 updates). Write a share of it, such as '60%'."
+                ),
+            ),
+            (
+                65536,
+                "batch size 65536 is larger than the training set (50000 examples)",
+            ),
+        )
+    }
+    with pytest.raises(UsageError, match="unknown kind of decay 'multistop'"):
+        arithmetic([article(128, decay=Decay(kind="multistop"))], FACTS, str)
 
 
 @pytest.mark.parametrize("remainder", ["drop", "carry"])

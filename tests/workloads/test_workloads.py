@@ -109,6 +109,15 @@ def test_the_digest_follows_the_source(own: Path) -> None:
 REFUSED = {
     "no_such_module_here:tiny": "--workload no_such_module_here:tiny: No module named "
     "'no_such_module_here'",
+    **{
+        f"{name}:f": f"--workload {name}:f: {name!r} is not the name of a module. Write "
+        "module:function, such as my_workload:make."
+        for name in ("", ".x", "a..b", "a.", "a/b.py", "a b", "1a", "a\0b", "../a")
+    },
+    "users_own_workload.part:f": "--workload users_own_workload.part:f: No module named "
+    "'users_own_workload.part'; 'users_own_workload' is not a package",
+    "no_such_package.part:f": "--workload no_such_package.part:f: No module named "
+    "'no_such_package'",
     "users_own_workload:tny": "--workload users_own_workload:tny: users_own_workload has no "
     "function 'tny'",
     "users_own_workload:number": "--workload users_own_workload:number: users_own_workload has "
@@ -130,6 +139,22 @@ def test_an_error_inside_a_users_module_is_its_own(own: Path) -> None:
     """A bug of the user's is shown as it is, not as a missing module."""
     own.write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
+        load_workload("users_own_workload:tiny")
+
+
+def test_what_a_users_module_lacks_is_not_taken_for_the_module(own: Path) -> None:
+    """The message of a missing library is the user's to read, with the line that wants it."""
+    for missing in ("no_such_library", "users_own_workload_2", "users_own"):
+        own.write_text(f"import {missing}\n")
+        with pytest.raises(ModuleNotFoundError) as caught:
+            load_workload("users_own_workload:tiny")
+        assert not isinstance(caught.value, UsageError)
+        assert caught.value.name == missing
+    own.write_text("raise ModuleNotFoundError('by hand')\n")
+    with pytest.raises(ModuleNotFoundError, match="by hand"):
+        load_workload("users_own_workload:tiny")
+    own.write_text("from batchcliff import no_such_name\n")
+    with pytest.raises(ImportError, match="no_such_name"):
         load_workload("users_own_workload:tiny")
 
 

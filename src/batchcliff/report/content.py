@@ -68,7 +68,7 @@ def make_content(
     *,
     notes: Sequence[str] = (),
     quarantined: Sequence[object] = (),
-    delta: float = 0.02,
+    delta: float | None = None,
     level: float = 0.95,
 ) -> Content:
     """Compute a report. UsageError for an empty plan, an unknown reference arm or published
@@ -76,7 +76,11 @@ def make_content(
     """
     joined = join(planned, records)
     summary = summarize(
-        joined.records, planned_specs(joined, study), study.reference_arm, delta, level
+        joined.records,
+        planned_specs(joined, study),
+        study.reference_arm,
+        study.tolerance if delta is None else delta,
+        level,
     )
     published = load(study.published) if study.published else None
     slot_of = slots(joined, published)

@@ -47,7 +47,7 @@ def write_report(
     *,
     notes: Sequence[str] = (),
     quarantined: Sequence[object] = (),
-    delta: float = 0.02,
+    delta: float | None = None,
     level: float = 0.95,
 ) -> ReportFiles:
     """Write index.html, the figures as SVG and PNG, results.csv, results.md, summary.json.

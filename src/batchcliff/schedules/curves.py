@@ -58,8 +58,8 @@ def check_warmup(count: int, shape: str, start: float | None) -> Fraction:
     """The start factor as a fraction, 1/count if omitted.
 
     Raises:
-        UsageError: an unknown shape, a negative count, a start that is negative, infinite or
-            NaN, or one of 0 with "exponential", which cannot leave it.
+        UsageError: an unknown shape, a negative count, a start outside of 0 to 1 (above 1 the
+            rate would fall to its peak), or one of 0 with "exponential", which cannot leave it.
     """
     if shape not in WARMUP_SHAPES:
         raise UsageError(f"unknown warmup shape {shape!r}.{did_you_mean(shape, WARMUP_SHAPES)}")
@@ -67,8 +67,10 @@ def check_warmup(count: int, shape: str, start: float | None) -> Fraction:
         raise UsageError(f"warmup over {count} updates: the count cannot be negative.")
     if start is None:
         return Fraction(1, max(count, 1))
-    if not (math.isfinite(start) and start >= 0):
-        raise UsageError(f"warmup start = {start!r}: write a factor of the peak, such as 0.01.")
+    if not 0 <= start <= 1:  # NaN is refused too
+        raise UsageError(
+            f"warmup start = {start!r}: write a factor of the peak from 0 to 1, such as 0.01."
+        )
     if shape == "exponential" and start == 0:
         raise UsageError(
             "warmup start = 0 with shape 'exponential': it cannot leave 0. Write a start above "

@@ -9,9 +9,28 @@ from dataclasses import dataclass
 
 from batchcliff.record import TrialRecord
 
-# Rates measured with this package, by (workload, device name), then by batch size, in
-# examples/s. An entry needs a file under benchmarks/ or results/ that it was read from.
-MEASURED: Mapping[tuple[str, str], Mapping[int, float]] = {}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Rates of a workload, as it comes, on a machine of ours: one trial at a time.
+
+    rates: examples/s by batch size, evaluation included. source: the file under benchmarks/
+    that they were read from (tests/study/test_cost.py compares them).
+    """
+
+    device: str
+    rates: Mapping[int, float]
+    source: str
+
+
+# By workload and kind of device ("cpu", "cuda").
+MEASURED: Mapping[tuple[str, str], Measured] = {
+    ("article", "cuda"): Measured(
+        device="NVIDIA H100 80GB HBM3",
+        rates={128: 89_770, 1024: 138_274, 8192: 151_631},
+        source="2026-11-22-h100-training.json",
+    ),
+}
 
 UNKNOWN = "unknown until the first trial has run"
 
@@ -51,8 +70,9 @@ def expected(
 ) -> Cost:
     """Expected seconds of trials given as (batch size, examples).
 
-    Rates come from `records` of the same study, else from the table of rates measured on
-    this kind of device; without either, or when nothing is left to do, it is said so.
+    Rates come from `records` of the same study, where `workers` trials run side by side;
+    else from MEASURED for this workload and kind of device, and the basis says that it was
+    another machine. Without either, or when nothing is left to do, it is said so.
     """
     todo = [(size, examples) for size, examples in work if examples > 0]
     if not todo:
@@ -60,10 +80,11 @@ def expected(
     rates: Mapping[int, float] = rates_of(records)
     basis = f"from finished trials at batch size {_listed(rates)}"
     if not rates:
-        rates = MEASURED.get((workload, device), {})
-        basis = f"from rates measured on {device} at batch size {_listed(rates)}"
-    if not rates:
-        return Cost(seconds=None, basis=UNKNOWN)
+        found = MEASURED.get((workload, device))
+        if found is None:
+            return Cost(seconds=None, basis=UNKNOWN)
+        rates, workers = found.rates, 1  # they share a device that one kept busy
+        basis = f"measured on another machine, {found.device}, at batch size {_listed(rates)}"
     if any(size not in rates for size, _ in todo):
         basis += ", taking the nearest of them for the others"
     seconds = math.fsum(examples / nearest_rate(rates, size) for size, examples in todo)

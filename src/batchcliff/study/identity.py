@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import pwd
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,57 @@ def difference(old: Any, new: Any, where: str = "") -> list[str]:
     if canonical_json(old) == canonical_json(new):
         return []
     return [f"{where}: {_short(old)} in the study, {_short(new)} now"]
+
+
+GRID = ("seeds", "batch_sizes", "arms")  # more of them are more trials
+READING = ("description", "published", "reference_arm", "tolerance")  # of the same trials
+
+
+def only_adds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether study `new` has every trial of `old` as it is; both as plain values.
+
+    Seeds, batch sizes and arms may be added, and what a report makes of them may change.
+    """
+    for key in (old.keys() | new.keys()) - set(READING):
+        if key in GRID:
+            now = {canonical_json(item) for item in new[key]}
+            if not all(canonical_json(item) in now for item in old[key]):
+                return False
+        elif key not in old or key not in new or difference(old[key], new[key]):
+            return False
+    return True
+
+
+def check_same(
+    path: Path,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    extend: bool,
+    accept_code_change: bool,
+) -> None:
+    """UsageError unless the study, the data and the code are those in the folder.
+
+    With `extend` the study may have grown, with `accept_code_change` the code be another.
+    The message has a line for each field that differs, and what to do about it.
+    """
+    changed = {part: bool(difference(old[part], new[part])) for part in old}
+    grown = changed["study"] and only_adds(old["study"], new["study"])
+    needed = []
+    if grown and not extend:
+        needed.append("--extend (every planned trial stays as it is, new ones are added)")
+    if changed["code"] and not accept_code_change:
+        needed.append("--accept-code-change (if the numbers of a trial cannot have changed)")
+    lost = changed["data"] or (changed["study"] and not grown)
+    if not lost and not needed:
+        return
+    lines = "".join(f"\n  {line}" for line in difference(old, new))
+    todo = "Put the values back, or give the study a folder of its own."
+    if not lost:
+        todo = f"To go on in this folder, run with {' and '.join(needed)}. Otherwise: {todo}"
+    elif extend:
+        todo = f"--extend adds seeds, batch sizes and arms, and changes no trial. {todo}"
+    raise UsageError(f"{shown(path)} holds a study that differs from this one:{lines}\n{todo}")
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from batchcliff.spec import TrialSpec
@@ -17,7 +17,7 @@ from batchcliff.training.arithmetic import shape_key
 
 STACK = 4
 """Most trials in one stack. Measured on two cores with the digits network: four together
-cost 0.5 (batch 512) to 0.2 (batch 32) of four alone, eight are slower than two fours."""
+cost 0.5 (batch 512) to 0.3 (batch 32) of four alone, eight are slower than two fours."""
 
 HUNG_SECONDS = 1_800.0  # without a word: a compilation or an evaluation has none to say
 HUNG_GAPS = 20  # or this many times the longest silence before
@@ -55,19 +55,39 @@ class Busy:
         return time.monotonic() - self.heard > limit
 
 
+def stackable(spec: TrialSpec) -> bool:
+    """Whether a network's bits do not depend on which others are trained beside it.
+
+    Held by tests/training/test_twin_stack.py. It is not so for widths that leave a tail of
+    channels in vector registers, nor for sums over groups of examples.
+    """
+    widths = (width for block in spec.settings.model.widths for width in block)
+    return spec.settings.batch_norm.group == "global" and all(w % 8 == 0 for w in widths)
+
+
+def stack_width(specs: Sequence[TrialSpec]) -> int:
+    """How many networks a stack of these trials is made of; copies fill the places left.
+
+    Two, or four: a stack of one takes other kernels than a wider one, and on processors
+    without AVX-512 a stack of three does.
+    """
+    if not stackable(specs[0]):
+        return 1
+    return 2 if len(specs) <= 2 else STACK
+
+
 def jobs(specs: Iterable[TrialSpec], *, stack: int) -> list[Job]:
     """Trials grouped by shape, at most `stack` in a job, in the order of their first trials.
 
-    A group is cut into parts of nearly equal size, so that no part is left with a single
-    trial while others are full.
+    Full stacks first, since the copies that fill a stack cost as much as trials.
     """
     groups: dict[bytes, list[TrialSpec]] = {}
     for spec in specs:
         groups.setdefault(shape_key(spec), []).append(spec)
     found: list[Job] = []
     for shape, group in groups.items():
-        parts = -(-len(group) // stack)
-        cuts = [len(group) * part // parts for part in range(parts + 1)]
+        most = stack if stackable(group[0]) else 1
+        cuts = [*range(0, len(group), most), len(group)]
         found += [Job(shape, tuple(group[a:b])) for a, b in itertools.pairwise(cuts)]
     return found
 

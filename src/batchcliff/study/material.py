@@ -10,7 +10,7 @@ from typing import Any
 from batchcliff.data.sources import Dataset, load
 from batchcliff.errors import UsageError
 from batchcliff.training.arithmetic import DataFacts
-from batchcliff.workloads import load_workload
+from batchcliff.workloads import Workload, load_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,21 +32,31 @@ class Material:
         )
 
 
+def load_data(data: str, location: Path | None, own: Workload | None = None) -> Dataset:
+    """The data set that a study names: the user's own function if it is the one meant.
+
+    A study may name another data set than its workload does. Raises UsageError, DataError.
+    """
+    if own is None or not callable(own.data) or data != own.data_name:
+        return load(data, location)
+    dataset = own.data()
+    if not isinstance(dataset, Dataset):
+        raise UsageError(
+            f"workload {own.name!r}: its data function returned {type(dataset).__name__}, "
+            "not a batchcliff Dataset"
+        )
+    return dataset
+
+
 def load_material(workload: str | None, data: str, location: Path | None) -> Material:
     """`workload` is a `module:function` of the user's, or None for a built-in one.
+
+    `data` is what the study names, which decides.
 
     Raises UsageError and DataError.
     """
     if workload is None:
-        return Material(dataset=load(data, location), build=None, workload_digest="")
-    found = load_workload(workload)
-    if callable(found.data):
-        dataset = found.data()
-        if not isinstance(dataset, Dataset):
-            raise UsageError(
-                f"--workload {workload}: its data function returned "
-                f"{type(dataset).__name__}, not a batchcliff Dataset"
-            )
-    else:
-        dataset = load(found.data, location)
-    return Material(dataset=dataset, build=found.build, workload_digest=found.digest)
+        return Material(dataset=load_data(data, location), build=None, workload_digest="")
+    own = load_workload(workload)
+    dataset = load_data(data, location, own)
+    return Material(dataset=dataset, build=own.build, workload_digest=own.digest)

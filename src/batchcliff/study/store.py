@@ -76,6 +76,7 @@ class Store:
         code: str,
         *,
         accept_code_change: bool = False,
+        extend: bool = False,
     ) -> Self:
         """Make the study's folder, or join the same study if it is there already.
 
@@ -86,7 +87,8 @@ class Store:
 
         Raises UsageError (exit code 2, nothing written) with a field-by-field difference if
         the folder holds another study, other data or, unless `accept_code_change`, other
-        code; and whatever `open` raises.
+        code; and whatever `open` raises. With `extend` the study may be one that has every
+        trial of the other, and more: it becomes this store's by `Store.extend`.
         """
         path = identity.real_path(folder)
         head = to_plain({"study": study, "data": dict(data), "code": code})
@@ -94,22 +96,17 @@ class Store:
             identity.make_study(path, {"schema": identity.SCHEMA, **head})
         store = cls.open(path)
         try:
-            store._join(head, accept_code_change)
+            store._join(head, accept_code_change, extend)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _join(self, head: dict[str, Any], accept_code_change: bool) -> None:
+    def _join(self, head: dict[str, Any], accept_code_change: bool, extend: bool) -> None:
         now = to_plain({"study": self.study, "data": self.data, "code": self.code})
-        changed = identity.difference(now, head)
-        only_code = len(changed) == 1 and self.code != head["code"]
-        if changed and not (only_code and accept_code_change):
-            lines = "".join(f"\n  {line}" for line in changed)
-            raise UsageError(
-                f"{shown(self.folder)} holds a study that differs from this one:{lines}\n"
-                "Put the values back, or give the study a folder of its own."
-            )
+        identity.check_same(
+            self.folder, now, head, extend=extend, accept_code_change=accept_code_change
+        )
         files.sweep(self._parts.writing("tmp"), STALE_SECONDS)
         claims.make_reserve(self._parts.writing("tmp"))
         if self._parts.rename_under is not None:
@@ -169,28 +166,41 @@ class Store:
     def extend(self, trials: Iterable[Planned], study: StudySpec | None = None) -> int:
         """Plan `trials`, which must hold all that is planned already; how many are new.
 
-        A new generation is written only if there are new ones; `study` goes into it, if it
-        has grown. Raises UsageError if a planned trial is missing from `trials`.
+        A new generation is written only if there are new ones, or if `study`, which goes
+        into it, is another than before. Raises UsageError (nothing written) if a planned
+        trial is missing from `trials`, or if `study` does more than add to the one before.
         """
         wanted = tuple(dict.fromkeys(trials))
         for trial in wanted:
             check_id(trial.trial_id)
         while True:
             planned = set(self.planned())
-            if gone := planned - set(wanted):
-                first = min(gone, key=lambda t: (t.arm, t.batch_size, t.seed))
-                raise UsageError(
-                    f"the study in {shown(self.folder)} has {len(gone)} planned trials that the"
-                    f" new plan lacks or changes, e.g. arm {first.arm!r}, batch size"
-                    f" {first.batch_size}, seed {first.seed}. A plan can only grow; give"
-                    " another study a folder of its own."
-                )
+            now = to_plain(self.study)
+            new = now if study is None else to_plain(study)
+            changed = identity.difference(now, new, "study")
+            gone = planned - set(wanted)
+            if gone or not identity.only_adds(now, new):
+                raise self._not_grown(gone, changed)
             added = tuple(trial for trial in wanted if trial not in planned)
-            if not added:
+            if not added and not changed:
                 self._parts.settle("plan")
                 return 0
             if self._plan.add(added, study or self.study, self.code):
                 return len(added)
+
+    def _not_grown(self, gone: set[Planned], changed: list[str]) -> UsageError:
+        lines = "".join(f"\n  {line}" for line in changed)
+        what = "another study than the new plan is of"
+        if gone:
+            first = min(gone, key=lambda t: (t.arm, t.batch_size, t.seed))
+            what = (
+                f"{len(gone)} planned trials that the new plan lacks or changes, e.g. arm"
+                f" {first.arm!r}, batch size {first.batch_size}, seed {first.seed}"
+            )
+        return UsageError(
+            f"{shown(self.folder)} has {what}{':' if lines else '.'}{lines}\n"
+            "A plan can only grow; give another study a folder of its own."
+        )
 
     # --- records ---
 

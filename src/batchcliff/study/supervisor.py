@@ -7,6 +7,7 @@ and the same command goes on.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchcliff.errors import Infeasible, UsageError
+from batchcliff.data.sources import Dataset
+from batchcliff.errors import UsageError
 from batchcliff.provenance import code_name
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
@@ -25,7 +27,7 @@ from batchcliff.study.dispatch import Dispatcher, Interrupted
 from batchcliff.study.material import Material, load_material
 from batchcliff.study.progress import Progress
 from batchcliff.study.store import Planned, Store
-from batchcliff.training.arithmetic import ledger
+from batchcliff.training.arithmetic import arithmetic
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -45,16 +47,13 @@ def plan_trials(
 ) -> tuple[list[TrialSpec], dict[str, Ledger], list[TrialRecord]]:
     """All trials, the arithmetic of those that can run, and records of those that cannot."""
     specs = grid.trials(study, material.dataset.digest, material.workload_digest)
-    ledgers: dict[str, Ledger] = {}
-    infeasible = []
-    for spec in specs:
-        provenance = grid.provenance_of(study, spec.batch_size)
-        try:
-            ledgers[spec.trial_id] = ledger(spec, material.facts, provenance)
-        except Infeasible as error:
-            infeasible.append(
-                TrialRecord(spec=spec, outcome=Outcome.INFEASIBLE, reason=str(error))
-            )
+    provenance = functools.partial(grid.provenance_of, study)
+    ledgers, reasons = arithmetic(specs, material.facts, provenance)
+    infeasible = [
+        TrialRecord(spec=spec, outcome=Outcome.INFEASIBLE, reason=reasons[spec.trial_id])
+        for spec in specs
+        if spec.trial_id in reasons
+    ]
     return specs, ledgers, infeasible
 
 
@@ -97,9 +96,11 @@ def run_study(
     progress: Progress,
     workload_reference: str | None = None,
     accept_code_change: bool = False,
+    extend: bool = False,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
+    With `extend`, `study` may have more trials than the one in the folder, and other texts.
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
@@ -108,16 +109,15 @@ def run_study(
     device = resolve_device(device)
     material = load_material(workload_reference, study.data, data)
     specs, ledgers, infeasible = plan_trials(study, material)
-    dataset = material.dataset
-    about = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "classes": list(dataset.class_names),
-    }
     with Store.create(
-        folder, study, about, code_name(), accept_code_change=accept_code_change
+        folder,
+        study,
+        _about(material.dataset),
+        code_name(),
+        accept_code_change=accept_code_change,
+        extend=extend,
     ) as store:
-        store.extend([Planned.of(spec) for spec in specs], study)
+        store.extend([Planned.of(spec) for spec in specs], study if extend else None)
         width = workers or default_workers(device)
         done = store.records()
         unique = {spec.trial_id: spec for spec in specs}
@@ -142,6 +142,15 @@ def run_study(
         dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
         stopped = _until_signalled(dispatcher, missing)
         return _summary(store, unique, stopped)
+
+
+def _about(dataset: Dataset) -> dict[str, Any]:
+    """What STUDY.json says of the data."""
+    return {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "classes": list(dataset.class_names),
+    }
 
 
 def _setup(

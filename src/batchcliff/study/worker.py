@@ -25,6 +25,7 @@ from batchcliff.errors import BatchcliffError, DataError
 from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
 from batchcliff.study.engines.local import HEADER
+from batchcliff.study.jobs import stack_width
 
 PR_SET_PDEATHSIG = 1
 
@@ -102,10 +103,8 @@ class Station:
 
         specs = [from_plain(TrialSpec, plain) for plain in job["specs"]]
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
-        # Two networks side by side are the least: from there on a network's bits do not
-        # depend on how many are beside it (tests/training/test_twin_stack.py).
         alone = self.device.type != "cpu" or self.material.build is not None
-        stack = 1 if alone else max(2, len(specs))
+        stack = 1 if alone else stack_width(specs)
         ready = self.prepared
         if ready is None or ready.key != shape_key(specs[0]) or ready.stack != stack:
             self.prepared = ready = None  # free its memory first

@@ -56,6 +56,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         settings=settings,
         data=_data(document, table.get("data"), base, data_names),
         reference_arm=_reference(document, table),
+        tolerance=table.get("tolerance", 0.02),
         description=table.get("description", "").strip(),
         published=_published(document, table.get("published", base.published)),
     )

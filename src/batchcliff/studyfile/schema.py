@@ -186,6 +186,7 @@ def _scaling(value: str) -> str:
 Positive = Annotated[float, _number(lambda x: x > 0, "a finite number above 0")]
 NotNegative = Annotated[float, _number(lambda x: x >= 0, "a finite number >= 0")]
 Share = Annotated[float, _number(lambda x: 0 <= x < 1, "a number from 0 to below 1")]
+Tolerance = Annotated[float, _number(lambda x: 0 < x < 1, "a share above 0 and below 1")]
 Line = Annotated[str, _text()]
 DurationText = Annotated[str, AfterValidator(_duration)]
 
@@ -293,6 +294,7 @@ class StudyTable(_Table):
     )
     published: Line | None = Field(None, examples=['"article"'])
     reference_arm: Line | None = Field(None, examples=['"none"'])
+    tolerance: Tolerance | None = Field(None, examples=["0.02"])
     settings: SettingsTable | None = Field(None, examples=['{ precision = "bf16" }'])
     arms: (
         dict[

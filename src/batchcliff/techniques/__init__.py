@@ -9,6 +9,8 @@ package imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import typing
+from types import NoneType, UnionType
 from typing import Any
 
 from batchcliff.errors import UsageError, did_you_mean
@@ -18,6 +20,13 @@ from batchcliff.techniques.warmup import Warmup
 Technique = Warmup
 
 TECHNIQUES: dict[str, type[Technique]] = {"warmup": Warmup}
+
+KINDS: dict[type, str] = {
+    str: "a text",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 def technique(name: str, options: Options | dict[str, Any]) -> Technique:
@@ -33,7 +42,33 @@ def technique(name: str, options: Options | dict[str, Any]) -> Technique:
     for field in fields.values():
         if field.default is dataclasses.MISSING and field.name not in given:
             raise UsageError(f"{name}: {field.name} is missing.")
+    hints = typing.get_type_hints(cls)
+    for key, value in given.items():
+        kinds = _kinds(hints[key])
+        if not any(_is(value, kind) for kind in kinds):
+            words = [
+                KINDS.get(kind, f"a {kind.__name__}") for kind in kinds if kind is not NoneType
+            ]
+            raise UsageError(f"{name}.{key}: {value!r:.100} is not {' or '.join(words)}.")
     return cls(**given)
+
+
+def _kinds(hint: Any) -> list[type]:
+    """The types that an annotation allows: `float | None` is two, a choice of texts is one."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, UnionType):
+        parts = (kind for part in typing.get_args(hint) for kind in _kinds(part))
+        return list(dict.fromkeys(parts))
+    if origin is typing.Literal:  # which ones, the technique knows
+        return list(dict.fromkeys(type(choice) for choice in typing.get_args(hint)))
+    return [origin or hint]
+
+
+def _is(value: Any, kind: type) -> bool:
+    """As isinstance, but true is no number, and a whole number is one."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def techniques(pairs: tuple[tuple[str, Options], ...]) -> tuple[Technique, ...]:

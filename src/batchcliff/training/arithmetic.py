@@ -6,6 +6,8 @@ plan states is what runs.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from batchcliff.canonical import canonical_json
@@ -117,3 +119,32 @@ def ledger(spec: TrialSpec, facts: DataFacts, lr_provenance: str = "") -> Ledger
         warmup_updates=warmup_updates,
         lr_provenance=lr_provenance,
     )
+
+
+def arithmetic(
+    specs: Iterable[TrialSpec], facts: DataFacts, provenance: Callable[[int], str]
+) -> tuple[dict[str, Ledger], dict[str, str]]:
+    """By trial id: the ledgers of the trials that can run, the reasons of those that cannot.
+
+    A trial can run if its ledger and the whole table of its learning rates can be made: what
+    is planned is what runs. provenance: of the learning rate, from the batch size.
+    Raises UsageError for what no trial can be.
+    """
+    ledgers: dict[str, Ledger] = {}
+    reasons: dict[str, str] = {}
+    cells: dict[str, Ledger | str] = {}
+    for spec in specs:
+        cell = dataclasses.replace(spec, seed=0).trial_id  # the seed changes nothing of it
+        if cell not in cells:
+            try:
+                counted = ledger(spec, facts, provenance(spec.batch_size))
+                learning_rates(spec, facts.num_train)
+                cells[cell] = counted
+            except Infeasible as reason:
+                cells[cell] = str(reason)
+        found = cells[cell]
+        if isinstance(found, Ledger):
+            ledgers[spec.trial_id] = found
+        else:
+            reasons[spec.trial_id] = found
+    return ledgers, reasons

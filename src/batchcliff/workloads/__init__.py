@@ -61,8 +61,8 @@ ARTICLE = Workload(
 DIGITS = Workload(
     name="digits",
     data="digits",
-    lr=LrRule(base=0.4, base_batch_size=32, scaling="linear"),
-    budget="100ep",
+    lr=LrRule(base=0.9, base_batch_size=64, scaling="linear"),
+    budget="60ep",
     decay=Decay(kind="multistep", at=("60%", "85%"), factor=0.1),
     settings=Settings(
         model=Model(widths=((8,), (8, 8), (8, 8, 128))),
@@ -89,17 +89,25 @@ def load_workload(reference: str) -> Workload:
     """A workload by name, or by `module:function` as typed on the command line.
 
     The current directory is importable, as with `python -m`. UsageError if the module or the
-    function is missing, or what it returns is no `Workload`.
+    function is missing, or what it returns is no `Workload`; an error inside of the module
+    passes as it is.
     """
     if ":" not in reference:
         return workload(reference)
     module_name, _, function_name = reference.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(
+            f"--workload {reference}: {module_name!r} is not the name of a module. Write "
+            "module:function, such as my_workload:make."
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # not this module is missing, but one that it imports
         raise UsageError(f"--workload {reference}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):

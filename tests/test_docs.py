@@ -1,0 +1,73 @@
+"""What README and docs say is true of this tree: figures, study file, workload."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, holds: str) -> str:
+    """The first fenced block of `language` in README that contains `holds`."""
+    for match in re.finditer(rf"```{language}\n(.*?)```", README, re.DOTALL):
+        if holds in match[1]:
+            return match[1]
+    raise AssertionError(f"README has no {language} block with {holds!r}")
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    # Read-only: what is committed under results/ stays as it is.
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_every_figure_is_what_the_records_say() -> None:
+    done = run("docs/write_figures.py", "--check", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
+    """The check above can fail: one digit of one table is changed in a copy."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import write_figures
+
+    text = write_figures.rewritten(README)
+    assert text == README
+    wrong = re.sub(r"(\| 2,048 \| \d\d)\.\d", r"\1.x", README, count=1)
+    assert wrong != README
+    assert write_figures.rewritten(wrong) == README
+
+
+def test_the_study_file_of_the_readme_is_planned(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text(block("toml", 'name = "my-study"'))
+    done = run("-m", "batchcliff", "plan", "my.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "63 trials" in done.stdout  # 3 arms x 7 batch sizes x 3 seeds
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my.toml"], "a plan writes nothing"
+
+
+def test_the_workload_of_the_readme_runs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(block("python", "def workload"))
+    study = 'name = "own"\nworkload = "mine"\nbatch_sizes = [64]\nseeds = 1\nbudget = "1ep"\n'
+    (tmp_path / "my.toml").write_text(f"{study}[arms.none]\n")
+    done = run(
+        "-m", "batchcliff", "run", "my.toml", "--workload", "mine:workload", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 ok" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in ROOT.glob("*.md")))
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert re.match(r"https?://", target) or (ROOT / target).exists(), target
