@@ -4,7 +4,8 @@
     python docs/write_figures.py --check    exit 1 if one is not what the records say
 
 A table stands between `<!-- figures: KIND PATH -->` and `<!-- /figures -->`, PATH being a
-study's folder (two, joined by +) or a benchmark's .json file. What stands there is never edited by hand.
+study's folder (two, joined by +) or a benchmark's .json file. What stands there is never
+edited by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from batchcliff.study.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"(?P<open><!-- figures: (?P<kind>[a-z-]+) (?P<path>\S+) -->\n).*?(?P<close><!-- /figures -->)",
+    r"(?P<open><!-- figures: (?P<kind>[a-z-]+) (?P<path>\S+) -->\n)"
+    r".*?(?P<close><!-- /figures -->)",
     re.DOTALL,
 )
 Cells = dict[tuple[str, int], list[TrialRecord]]
