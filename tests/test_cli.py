@@ -186,7 +186,7 @@ def test_a_plan_for_scripts() -> None:
     first = next(t for t in plan["trials"] if t["batch_size"] == 32 and t["arm"] == "warmup")
     assert first["ledger"]["updates"] == 1920
     assert first["ledger"]["warmup_updates"] == 480
-    assert first["lr_provenance"] == "0.4 = 0.4 x 32/32 (linear)"
+    assert first["lr_provenance"] == "0.45 = 0.9 x 32/64 (linear)"
     assert len(first["trial_id"]) == 20
     assert plan["expected_seconds"] is None
 

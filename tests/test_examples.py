@@ -1,0 +1,37 @@
+"""The examples run as they stand and print what their words promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def output_of(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", f"examples/{name}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_warmup_in_your_loop_reaches_the_peak_at_update_29() -> None:
+    lines = output_of("warmup_in_your_loop.py").splitlines()
+    assert lines[0] == "update   0: lr 0.1067"  # 3.2 / 30
+    assert lines[-2:] == ["update  29: lr 3.2000", "update  30: lr 3.2000"]
+
+
+def test_read_records_says_where_each_arm_falls() -> None:
+    text = output_of("read_records.py", "results/digits")
+    assert text.count("falls 5% below") == 2
+    assert text.index("none:") < text.index("warmup:")
+
+
+def test_no_example_is_left_out() -> None:
+    assert {p.name for p in (ROOT / "examples").glob("*.py")} == {
+        "warmup_in_your_loop.py",
+        "read_records.py",
+    }
