@@ -222,7 +222,12 @@ def test_devices_workers_and_threads() -> None:
     assert resolve_device("cpu") == "cpu"
     assert default_workers("cpu") >= 1
     assert default_workers("cuda") == 3
-    assert set(environment("cpu", 2).values()) == {"1"}
+    found = environment("cpu", 2)
+    threads = {name: value for name, value in found.items() if name.endswith("_THREADS")}
+    assert len(threads) == 3 and set(threads.values()) == {"1"}
+    assert {name for name in found if name not in threads} == {
+        "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"
+    }  # fmt: skip
     assert int(environment("cuda", 3)["TORCHINDUCTOR_COMPILE_THREADS"]) >= 2
 
 
