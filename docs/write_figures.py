@@ -89,8 +89,10 @@ def article_table(folder: Path) -> str:
                 difference,
             ]
         table.append(line)
-    return f"Test accuracy in percent. {caption(records, len(cells))}\n\n" + markdown_table(
-        header, table
+    answer = "\n".join(f"> {s}" for s in make_content(store.study, records, plan).headline)
+    return (
+        f"Test accuracy in percent. {caption(records, len(cells))}\n\n"
+        f"{markdown_table(header, table)}\n{answer}\n"
     )
 
 
@@ -147,7 +149,8 @@ def answer_table(folder: Path) -> str:
             line.append(f"{mean_text(cell.mean)}, {cell.failing} of {len(cell.cell.seeds)}")
         table.append(line)
     return (
-        f"Test accuracy (mean, half of its 95% interval) and failed trials. "
+        "Test accuracy (mean, half of its 95% interval), and how many trials collapsed (ended "
+        "more than half of the way down to chance). "
         f"{caption(records, len(table) * len(summary.arms))}\n\n"
         + markdown_table(["batch size", *(arm.arm for arm in summary.arms)], table)
         + "\n"

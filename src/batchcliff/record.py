@@ -49,7 +49,7 @@ class Ledger:
     epochs: float
     examples: int  # seen by the planned updates: updates * batch_size
     dropped_per_epoch: int  # examples that an epoch leaves out (remainder = "drop")
-    batch_norm_group: int  # examples that share batch-norm statistics
+    batch_norm_group: int  # examples that share batch-norm statistics; 0: not known
     batch_norm_horizon_epochs: float  # 1 / (1 - momentum) updates, in epochs; 0: no batch norm
     accumulation: int  # micro batches per update
     warmup_updates: int

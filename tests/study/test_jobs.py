@@ -16,15 +16,15 @@ from batchcliff.study import grid
 from batchcliff.study import jobs as module
 from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs, stack_width, stackable
 from batchcliff.training.arithmetic import shape_key
+from batchcliff.workloads import workload
 
 sys.path.insert(0, str(Path(__file__).parent))
 from study_runs import study_of
 
 WARMUP = Arm(name="warmup", techniques=(("warmup", (("duration", "1ep"),)),))
 GHOST = Arm(name="ghost", settings=(("batch_norm.group", 4),))
-SPECS = grid.trials(
-    study_of(seeds=5, batch_sizes=(8, 16, 32), arms=(Arm(name="none"), WARMUP, GHOST)), "d" * 64
-)
+STUDY = study_of(seeds=5, batch_sizes=(8, 16, 32), arms=(Arm(name="none"), WARMUP, GHOST))
+SPECS = grid.trials(dataclasses.replace(STUDY, settings=workload("digits").settings), "d" * 64)
 
 
 @settings(max_examples=40)
@@ -87,6 +87,7 @@ def test_only_networks_whose_bits_do_not_depend_on_neighbours_are_stacked() -> N
     assert stackable(DIGITS)
     assert not stackable(changed(batch_norm=BatchNorm(group=8, running="mean")))
     assert not stackable(changed(model=Model(widths=((8,), (8, 12)))))
+    assert not stackable(changed(model=workload("article").settings.model)), "too large"
     assert [stack_width([DIGITS] * n) for n in (1, 2, 3, 4)] == [2, 2, 4, 4]
     assert stack_width([changed(model=Model(widths=((4,),)))]) == 1
 

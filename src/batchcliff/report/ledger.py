@@ -19,7 +19,7 @@ MAX_REESTIMATION = 0.02  # |accuracy_reestimated - accuracy|
 
 FLAGS = {
     "dropped": "more than 5% of each epoch is left out",
-    "few-updates": "under 10 updates an epoch, or under 1,000 in all: too few for any arm",
+    "few-updates": "under 10 updates an epoch, or under 1,000 in all: perhaps undertrained",
     "batch-norm-lag": "batch norm's running average spans more than 10% of the run",
     "batch-norm-gap": "accuracy changes by over 2 points when batch-norm statistics are "
     "re-estimated",

@@ -137,6 +137,20 @@ def _arm_sentence(arm: ArmSummary, summary: StudySummary) -> str:
     if estimate.value is None:
         return f"{name}: no cliff can be given ({clean(estimate.note, 200) or 'no data'})."
     plateau = f"the plateau of {percent(summary.plateau, 1)}"
+    # The estimate allows for noise, so it can disagree with the means in the table: then
+    # neither is the answer, and both are said.
+    if estimate.censored and estimate.has_interval and estimate.bracket is not None:
+        return (
+            f"{name}: the place of its fall is not determined. Its measured means fall {lost} "
+            f"below {plateau} between {_bracket(estimate)}, but with their noise the cliff may "
+            f"as well lie {'beyond' if estimate.censored == 'above' else 'below'} "
+            f"{batch(estimate.value)}{_bound(estimate)}."
+        )
+    if not estimate.censored and estimate.has_interval and estimate.bracket is None:
+        return (
+            f"{name} is not shown to fall: its measured means do not cross the line {lost} "
+            f"below {plateau}, though their noise would allow a cliff{_bound(estimate)}."
+        )
     if estimate.censored == "above":
         return (
             f"{name} stays within {lost} of {plateau} up to {batch(estimate.value)}, the "

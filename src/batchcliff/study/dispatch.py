@@ -315,10 +315,14 @@ class Dispatcher:
                 told = f"{trial_text(spec)} is left for the next run"
                 self.progress.note(f"killed {MAX_KILLS} times ({name}): {told}")
             elif self.kills[spec.trial_id] >= ALONE_AFTER:
-                self.progress.note(f"a worker was killed ({name}): trying again, alone")
+                self.progress.note(
+                    f"a worker was killed ({name}; out of memory?): trying again, alone"
+                )
                 self.alone.append(single)
             else:
-                self.progress.note(f"a worker was killed ({name}): trying again")
+                self.progress.note(
+                    f"a worker was killed ({name}; out of memory?): trying again"
+                )
                 self.waiting.append(single)
 
     def again(self, job: Job, reason: str, *, certain: bool = True) -> None:

@@ -19,6 +19,10 @@ STACK = 4
 """Most trials in one stack. Measured on two cores with the digits network: four together
 cost 0.5 (batch 512) to 0.3 (batch 32) of four alone, eight are slower than two fours."""
 
+LARGEST_STACKED = 100_000
+"""Most weights of a network that is stacked. The digits network has 12,000, the article's
+1.1 million."""
+
 HUNG_SECONDS = 1_800.0  # without a word: a compilation or an evaluation has none to say
 HUNG_GAPS = 20  # or this many times the longest silence before
 
@@ -56,13 +60,17 @@ class Busy:
 
 
 def stackable(spec: TrialSpec) -> bool:
-    """Whether a network's bits do not depend on which others are trained beside it.
+    """Whether trials gain from being trained side by side, and their bits do not change.
 
-    Held by tests/training/test_twin_stack.py. It is not so for widths that leave a tail of
-    channels in vector registers, nor for sums over groups of examples.
+    That a network's bits do not depend on its neighbours is held by
+    tests/training/test_twin_stack.py. It is not so for widths that leave a tail of channels
+    in vector registers, nor for sums over groups of examples. A large network fills a core
+    alone, and several of them could fill the memory.
     """
-    widths = (width for block in spec.settings.model.widths for width in block)
-    return spec.settings.batch_norm.group == "global" and all(w % 8 == 0 for w in widths)
+    widths = [width for block in spec.settings.model.widths for width in block]
+    weights = sum(9 * a * b for a, b in itertools.pairwise(widths))
+    whole = all(width % 8 == 0 for width in widths)
+    return spec.settings.batch_norm.group == "global" and whole and weights <= LARGEST_STACKED
 
 
 def stack_width(specs: Sequence[TrialSpec]) -> int:

@@ -41,6 +41,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
     raise_all(problems, document)
     raise_all(_missing(document, table, own), document)
     base = own or _workload(document, table["workload"])
+    _check_own_network(document, table, own)
     settings = merged(base.settings, table.get("settings", {}))
     _check_settings(document, settings, ("settings",))
     budget = table.get("budget", base.budget)
@@ -98,6 +99,22 @@ def _workload(document: Document, name: str) -> Workload:
             f"the command line: --workload {name}"
         )
     raise document.fail(("workload",), text, value=name)
+
+
+def _check_own_network(document: Document, table: dict[str, Any], own: Workload | None) -> None:
+    """Settings that cannot reach a network of the user's own are refused, not ignored."""
+    if own is None or own.build is None:
+        return
+    places = [("settings",), *(("arms", name) for name in table["arms"])]
+    for place in places:
+        given = table.get("settings", {}) if len(place) == 1 else table["arms"][place[1]]
+        for name in ("model", "batch_norm"):
+            if name in given:
+                text = (
+                    f"the network is the workload's own: {name} does not reach it. Leave it "
+                    "out, or make two workloads."
+                )
+                raise document.fail((*place, name), text)
 
 
 def _data(document: Document, name: str | None, base: Workload, known: Collection[str]) -> str:

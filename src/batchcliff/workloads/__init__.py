@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ DIGITS = Workload(
     ),
 )
 
+# What a trial's settings say of a network of the user's own: nothing, in these words.
+OWN_MODEL = Model(name="own", widths=(), init="own")
+OWN_BATCH_NORM = BatchNorm(eps=0.0, momentum=1.0, group="global", running="mean")
+
 WORKLOADS: dict[str, Workload] = {w.name: w for w in (ARTICLE, DIGITS)}
 
 
@@ -89,8 +94,9 @@ def load_workload(reference: str) -> Workload:
     """A workload by name, or by `module:function` as typed on the command line.
 
     The current directory is importable, as with `python -m`. UsageError if the module or the
-    function is missing, or what it returns is no `Workload`; an error inside of the module
-    passes as it is.
+    function is missing, if what it returns is no `Workload`, or, with file and line, if
+    either raises. With a network of its own, `settings.model` and `settings.batch_norm` say
+    that they do not describe it.
     """
     if ":" not in reference:
         return workload(reference)
@@ -107,18 +113,36 @@ def load_workload(reference: str) -> Workload:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # not this module is missing, but one that it imports
+            # Not this module is missing, but one that it imports.
+            raise _broken(reference, error) from error
         raise UsageError(f"--workload {reference}: {error}") from error
+    except Exception as error:
+        raise _broken(reference, error) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UsageError(
             f"--workload {reference}: {module_name} has no function {function_name!r}"
         )
-    made = function()
+    try:
+        made = function()
+    except Exception as error:
+        raise _broken(reference, error) from error
     if not isinstance(made, Workload):
         raise UsageError(
             f"--workload {reference}: returned {type(made).__name__}, not a batchcliff Workload"
         )
     source = Path(module.__file__ or "")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16] if source.is_file() else ""
-    return Workload(**{f: getattr(made, f) for f in made.__slots__} | {"digest": digest})
+    settings = made.settings
+    if made.build is not None:
+        settings = replace(settings, model=OWN_MODEL, batch_norm=OWN_BATCH_NORM)
+    return replace(made, settings=settings, digest=digest)
+
+
+def _broken(reference: str, error: Exception) -> UsageError:
+    """What the user's own code raised, with the place in it, as one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not frame.filename.startswith("<frozen ")]
+    last = ours[-1] if ours else None
+    place = f" ({Path(last.filename).name}:{last.lineno})" if last else ""
+    return UsageError(f"--workload {reference}: {type(error).__name__}: {error}{place}")
