@@ -65,7 +65,8 @@ def test_an_error_in_the_users_code_is_one_line_with_its_place(
     with pytest.raises(UsageError) as caught:
         own(tmp_path, monkeypatch, "mine_broken", body="1 / 0")
     assert str(caught.value) == (
-        "--workload mine_broken:workload: ZeroDivisionError: division by zero (mine_broken.py:5)"
+        "--workload mine_broken:workload: ZeroDivisionError: division by zero "
+        "(mine_broken.py:5)"
     )
 
 
