@@ -284,7 +284,7 @@ def test_who_kills_a_worker_from_outside_fails_no_trial(
     assert (summary.exit_code, summary.missing) == (75, 1)
     assert summary.counts == {"ok": 4}
     assert attempts(tmp_path / "s")[3] == ["interrupted"] * 5
-    assert told.notes.count("a worker was killed (SIGKILL): trying again") == 4
+    assert told.notes.count("a worker was killed (SIGKILL; out of memory?): trying again") == 4
     assert "seed 3 is left for the next run" in told.notes
     assert leases_are_free(tmp_path / "s")
     monkeypatch.delenv("FAULTS")
