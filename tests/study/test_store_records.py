@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import random
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -119,6 +120,19 @@ def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return rng.choice(kinds)
 
 
+def test_a_record_of_a_later_format_waits_for_its_successor(tmp_path: Path) -> None:
+    """One flipped bit of the version, which the seals do not cover."""
+    store = fake.start(tmp_path / "study", TRIALS)
+    fake.work(store)
+    victim = sorted((tmp_path / "study" / "results").iterdir())[0]
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-2] + b"3}")
+    assert len(store.records()) == TRIALS - 1 and victim.exists()
+    assert store.publish(fake.train(SPECS[index_of(victim)])) is True
+    assert store.table() == fake.true_table(TRIALS)
+    store.close()
+
+
 @pytest.fixture
 def memory():
     """A folder in memory if there is one, where fsync is free."""
@@ -147,11 +161,14 @@ def test_every_mutation_is_found_and_repaired(
         if bad == data:
             continue
         victim.write_bytes(bad)
-        found = len(store.records()) == TRIALS - 1 and not victim.exists()
+        # A flipped bit can make the version that of a later format: such a record is reported
+        # and not believed, but stays where it is until the trial's new record needs its place.
+        later = re.sub(rb'"v":[2-9]}$', b'"v":1}', bad) == data
+        found = len(store.records()) == TRIALS - 1 and victim.exists() == later
         missed += not found
         if verified:
             assert found, bad
-            assert store.quarantined[-1].kept or store.quarantined[0].kept
+            assert later or store.quarantined[-1].kept or store.quarantined[0].kept
             assert store.publish(fake.train(SPECS[index_of(victim)])) is True
             assert store.table() == truth
         else:
