@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from batchcliff.models.conv_net import slices
 from batchcliff.spec import Optimizer
 
 
@@ -51,7 +52,4 @@ def _scaled(tensors: list[Tensor], lr_S: Tensor) -> list[Tensor]:
     stack = lr_S.numel()
     if stack == 1:
         return list(torch._foreach_mul(tensors, lr_S[0]))
-    return [
-        (t.view(stack, -1, *t.shape[1:]) * lr_S.view(stack, *[1] * t.dim())).view_as(t)
-        for t in tensors
-    ]
+    return [(slices(t, stack) * lr_S.view(stack, *[1] * t.dim())).view_as(t) for t in tensors]
