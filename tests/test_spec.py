@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from batchcliff.canonical import from_plain, parse_json, to_plain
 from batchcliff.spec import Arm, Decay, LrRule, Settings, StudySpec, TrialSpec
+from batchcliff.techniques import TECHNIQUES
+from batchcliff.techniques.seams import kept
 
 SPEC = TrialSpec(
     workload="article",
@@ -56,8 +59,20 @@ def neighbours(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 NEIGHBOURS = dict(neighbours(SPEC))
 
 
+FIRST_FIELDS = 10 + 3 + 4 + 5 + 5 + 3  # of the first release
+
+
+def added(cls: Any) -> list[str]:
+    """Fields of a dataclass and of those inside of it that came after the first release."""
+    found = [f.name for f in dataclasses.fields(cls) if "added" in f.metadata]
+    for hint in typing.get_type_hints(cls).values():
+        if dataclasses.is_dataclass(hint):
+            found += added(hint)
+    return found
+
+
 def test_the_walk_reaches_every_field() -> None:
-    assert len(NEIGHBOURS) == 10 + 3 + 4 + 5 + 5 + 3
+    assert len(NEIGHBOURS) == FIRST_FIELDS + len(added(TrialSpec))
     assert {"settings.batch_norm.group", "decay.factor", "semantics", "lr"} <= NEIGHBOURS.keys()
 
 
@@ -74,8 +89,25 @@ def test_ids_are_unique_among_neighbours() -> None:
 
 def test_twin_of_the_id() -> None:
     """SHA-256 of the sorted, compact JSON without the label; its first 20 digits."""
-    plain = dataclasses.asdict(SPEC)
-    del plain["arm"]
+    plain = {
+        **{name: getattr(SPEC, name) for name in ("workload", "data", "data_digest")},
+        "techniques": SPEC.techniques,
+        "settings": {
+            "model": {"name": "conv-net", "widths": SPEC.settings.model.widths,
+                      "init": "glorot-uniform"},
+            "batch_norm": dataclasses.asdict(SPEC.settings.batch_norm),
+            "optimizer": {"name": "sgd", "form": "keras", "momentum": 0.9, "nesterov": False,
+                          "weight_decay": 0.0},
+            "loss": "clipped-softmax",
+            "augmentation": "as-written",
+            "precision": "bf16",
+            "remainder": "drop",
+            "evaluate_every": 1,
+        },
+        "decay": {"kind": "multistep", "at": SPEC.decay.at, "factor": 0.1},
+        **{name: getattr(SPEC, name) for name in ("batch_size", "lr", "budget", "seed")},
+        "semantics": 1,
+    }  # fmt: skip
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert SPEC.trial_id == hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -106,15 +138,31 @@ def study(arms: tuple[Arm, ...]) -> StudySpec:
     )
 
 
-def test_the_order_of_options_and_techniques_is_no_matter() -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other:
+    """A second technique that acts during the run."""
+
+    epsilon: float = 0.5
+    seam: ClassVar[str] = "loss"
+    part: ClassVar[str] = "other"
+
+    def applied(self, spec: TrialSpec) -> TrialSpec:
+        return kept(spec, "other", self)
+
+
+def test_the_order_of_options_and_techniques_is_no_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two arms of the same content, in any order and under any name, are one trial."""
     from batchcliff.study.grid import trials
 
+    monkeypatch.setitem(TECHNIQUES, "other", Other)
+
     options = (("duration", "6ep"), ("shape", "exponential"), ("start", 0.01))
-    others = (("x", 1), ("y", 2))
+    others = (("epsilon", 0.1),)
     ids = set()
     for order in itertools.permutations(options):
-        for pairs in itertools.permutations([("warmup", order), ("zzz", others)]):
+        for pairs in itertools.permutations([("warmup", order), ("other", others)]):
             arm = Arm(name=f"arm {len(ids)} {order}", techniques=pairs)
             (spec,) = trials(study((arm,)), "ab" * 32)
             ids.add(spec.trial_id)

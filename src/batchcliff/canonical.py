@@ -15,16 +15,27 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
+"""Metadata of a dataclass field that was added later; see `to_plain`."""
+
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses, enums and tuples as dicts, strings and lists; other values unchanged."""
+    """Dataclasses, enums and tuples as dicts, strings and lists; other values unchanged.
+
+    A field with `metadata=ADDED` came after the first records were written: it is left out
+    while it has its default, so that what was written before keeps its bytes and its id.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: to_plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not ("added" in f.metadata and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, dict):

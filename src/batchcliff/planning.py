@@ -99,7 +99,7 @@ def plan(
         PlannedTrial(
             spec=trial,
             ledger=ledgers.get(trial.trial_id),
-            lr_provenance=provenance(trial.batch_size),
+            lr_provenance=provenance(trial),
             infeasible=reasons.get(trial.trial_id, ""),
             outcome=outcomes.get(_label(trial), ""),
         )

@@ -12,11 +12,18 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchcliff.canonical import digest, to_plain
+from batchcliff.canonical import ADDED, digest, to_plain
 
 # Raised when a change of code changes what a trial computes, so that old records are not
 # taken for new ones. 1: first release.
 SEMANTICS = 1
+
+# Names that a study file may use for a field, where more than one place must know them all.
+INITS = ("glorot-uniform", "torch")
+OPTIMIZERS = ("sgd",)
+EXCLUDE = ("nothing", "norms-and-biases")
+PRECISIONS = ("bf16", "fp16", "fp16-unscaled", "fp32", "tf32")
+EVALUATIONS = ("running", "reestimated")
 
 Options = tuple[tuple[str, Any], ...]
 """Options of a technique as a sorted tuple of (name, plain value): hashable, comparable."""
@@ -24,11 +31,18 @@ Options = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """Architecture by name; `widths` are channels per convolution, a tuple per block."""
+    """Architecture by name.
+
+    `widths`: of "conv-net" the channels per convolution, a tuple per block; of "resnet" the
+    channels per residual block, a tuple per stage. `zero_gamma`: the last batch norm of every
+    residual block starts at 0, so that the block starts as the identity.
+    """
 
     name: str = "conv-net"
     widths: tuple[tuple[int, ...], ...] = ((64, 64, 64), (128, 128, 128), (256, 256, 256))
-    init: str = "glorot-uniform"  # or "torch": kaiming_uniform(a=sqrt 5) and uniform bias
+    # "torch": kaiming_uniform(a=sqrt 5) and uniform bias; "he-normal": Goyal et al. 2017
+    init: str = "glorot-uniform"
+    zero_gamma: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +64,29 @@ class BatchNorm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """SGD. `form` "keras": v = m v - lr g, w += v; "torch": v = m v + g, w -= lr v."""
+    """The rule of an update, by name (batchcliff.optimizers); fields that it has no use for
+    keep their defaults.
+
+    form: of SGD, LARS and LARC. "keras": v = m v - lr g, w += v; "torch": v = m v + g,
+        w -= lr v. momentum_correction: "keras" with v scaled by the ratio of rates.
+    exclude: which parameters have no weight decay and, in LARS, LARC and LAMB, a trust ratio
+        of 1: "nothing" or "norms-and-biases" (every tensor of one dimension).
+    clip_norm: longest gradient of a network; 0: no clipping.
+    trust: coefficient of the trust ratio of LARS and LARC. betas, eps: of Adam's family and
+        LAMB; eps of LARS and LARC too.
+    """
 
     name: str = "sgd"
     form: str = "keras"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    momentum_correction: bool = field(default=False, metadata=ADDED)
+    exclude: str = field(default="nothing", metadata=ADDED)
+    clip_norm: float = field(default=0.0, metadata=ADDED)
+    trust: float = field(default=0.001, metadata=ADDED)
+    betas: tuple[float, float] = field(default=(0.9, 0.999), metadata=ADDED)
+    eps: float = field(default=1e-8, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +98,16 @@ class Settings:
     optimizer: Optimizer = field(default_factory=Optimizer)
     loss: str = "clipped-softmax"  # or "logits"
     augmentation: str = "as-written"  # or "as-coded", "none"
-    precision: str = "bf16"  # or "fp32", "tf32"
+    precision: str = "bf16"  # or "fp32", "tf32", "fp16" (scaled loss), "fp16-unscaled"
     remainder: str = "drop"  # floor(N/B) updates an epoch; or "carry" across its end
     evaluate_every: int = 1  # epochs; 0: only at the end
+    label_smoothing: float = field(default=0.0, metadata=ADDED)  # share spread over all classes
+    mixup: float = field(default=0.0, metadata=ADDED)  # alpha of Beta(alpha, alpha); 0: none
+    cutout: int = field(default=0, metadata=ADDED)  # side of the square, pixels; 0: none
+    random_erasing: float = field(default=0.0, metadata=ADDED)  # probability; 0: none
+    # "reestimated": the trial is judged by batch-norm statistics of the final weights
+    evaluation: str = field(default="running", metadata=ADDED)
+    gradient_norms: bool = field(default=False, metadata=ADDED)  # recorded for every update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,20 +121,32 @@ class LrRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decay:
-    """Decay of the lr over the run. "multistep": times `factor` at each of `at`."""
+    """Decay of the lr over the run.
 
-    kind: str = "multistep"  # or "constant"
+    "multistep": times `factor` at each of `at`. "polynomial": from the end of the warmup to
+    the end of the run, `floor + (1 - floor) * (1 - t) ** power`; "cosine": half a cosine from
+    1 to `floor`. "constant": none.
+    """
+
+    kind: str = "multistep"
     at: tuple[str, ...] = ()
     factor: float = 0.1
+    power: float = field(default=1.0, metadata=ADDED)
+    floor: float = field(default=0.0, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """A named line of the plot: techniques with options, and settings that it overrides."""
+    """A named line of the plot: techniques with options, and settings that it overrides.
+
+    `lr` and `decay` replace the study's for this arm: LARS, say, has rates of another size.
+    """
 
     name: str
     techniques: tuple[tuple[str, Options], ...] = ()
     settings: Options = ()  # dotted names of Settings fields, e.g. ("batch_norm.group", 32)
+    lr: LrRule | None = field(default=None, metadata=ADDED)
+    decay: Decay | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

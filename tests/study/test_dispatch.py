@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from batchcliff.errors import StorageError
 from batchcliff.record import TrialRecord
 from batchcliff.study import dispatch
 from batchcliff.study import jobs as jobs_module
-from batchcliff.study.dispatch import WorkerError
+from batchcliff.study.dispatch import Dispatcher, WorkerError
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.store import Store
 
@@ -272,6 +273,31 @@ def test_on_a_shared_device_memory_is_tried_again_alone(
     assert told.notes == "MemoryError: no room: once more, alone on the device"
     assert told.of("finished")[-1][2].outcome == "oom", "after all others"
     assert attempts(tmp_path / "s")[1] == ["interrupted"] * 2
+
+
+def test_workers_are_spread_over_all_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs are pretended: of three workers no GPU has them all, and a new one takes the
+    place of one that died."""
+    from batchcliff.study import supervisor
+
+    told: list[str] = []
+    say = Dispatcher.say
+
+    def listening(self: Dispatcher, worker: Any, message: Any, fds: Any = None) -> None:
+        if "device" in message:
+            told.append(message["device"])
+        say(self, worker, message, fds)
+
+    faults(monkeypatch, s1="exit 3")
+    monkeypatch.setenv("PAUSE", "0.1")
+    monkeypatch.setattr(supervisor, "resolve_device", lambda device: "cuda")
+    monkeypatch.setattr(supervisor, "devices_of", lambda device: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(Dispatcher, "say", listening)
+    run(FIVE, tmp_path / "s", workers=3)
+    assert told[:3] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert len(told) > 3, "a worker died and another one came"
 
 
 def test_who_kills_a_worker_from_outside_fails_no_trial(

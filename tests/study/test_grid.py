@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcliff.spec import Arm, BatchNorm, Decay, LrRule, Settings, StudySpec
-from batchcliff.study.grid import arm_settings, lr_of, provenance_of, trials
+from batchcliff.study.grid import (
+    arm_settings,
+    lr_of,
+    provenance_of,
+    scaled_techniques,
+    trials,
+)
 from batchcliff.studyfile import load_study
 
 WARMUP = (("warmup", (("duration", "2ep"),)),)
@@ -50,7 +56,22 @@ def test_seed_by_seed_from_the_largest_batch_down_with_arms_as_pairs() -> None:
 def test_the_article_has_its_seven_rates() -> None:
     rates = {t.batch_size: t.lr for t in trials(load_study("article"), DIGEST)}
     assert rates == {128 * 2**i: 0.1 * 2**i for i in range(7)}  # exact: powers of two
-    assert provenance_of(load_study("article"), 4096) == "3.2 = 0.1 x 4096/128 (linear)"
+    study = load_study("article")
+    spec = next(t for t in trials(study, DIGEST) if t.batch_size == 4096)
+    assert provenance_of(study, spec) == "3.2 = 0.1 x 4096/128 (linear)"
+
+
+def test_an_arm_may_have_a_rate_and_a_decay_of_its_own() -> None:
+    own = Arm(
+        name="own",
+        lr=LrRule(base=2.0, base_batch_size=64, scaling="sqrt"),
+        decay=Decay(kind="cosine"),
+    )
+    base = study(arms=(Arm(name="none"), own), batch_sizes=(256,), seeds=(0,))
+    none, other = trials(base, DIGEST)
+    assert (none.lr, none.decay) == (lr_of(base.lr, 256), base.decay)
+    assert (other.lr, other.decay) == (4.0, Decay(kind="cosine"))
+    assert provenance_of(base, other) == "4.0 = 2.0 x sqrt(256/64) (sqrt)"
 
 
 def test_overrides_reach_nested_settings_and_nothing_else() -> None:
@@ -87,7 +108,8 @@ def test_law_a_larger_grid_keeps_the_trials_of_a_smaller_one(
 
 def test_techniques_are_sorted_by_name() -> None:
     pairs = (("zeta", ()), ("alpha", (("b", 2), ("a", 1))))
-    found = trials(study(arms=(Arm(name="both", techniques=pairs),)), DIGEST)[0].techniques
+    arm = Arm(name="both", techniques=pairs)
+    found = scaled_techniques(study().lr, arm, 64)
     assert found == (("alpha", (("a", 1), ("b", 2))), ("zeta", ()))
 
 

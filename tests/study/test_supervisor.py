@@ -17,7 +17,7 @@ from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, Decay
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.store import Store
-from batchcliff.study.supervisor import default_workers, environment, resolve_device
+from batchcliff.study.supervisor import default_workers, devices_of, environment, resolve_device
 from batchcliff.studyfile import load_study
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -222,6 +222,9 @@ def test_devices_workers_and_threads() -> None:
     assert resolve_device("cpu") == "cpu"
     assert default_workers("cpu") >= 1
     assert default_workers("cuda") == 3
+    assert default_workers("cuda", 2) == 6
+    assert devices_of("cpu") == ["cpu"]
+    assert devices_of("cuda:1") == ["cuda:1"]
     found = environment("cpu", 2)
     threads = {name: value for name, value in found.items() if name.endswith("_THREADS")}
     assert len(threads) == 3 and set(threads.values()) == {"1"}

@@ -14,7 +14,7 @@ import pytest
 from batchcliff import techniques as package
 from batchcliff.errors import UsageError
 from batchcliff.schedules import compose
-from batchcliff.techniques import TECHNIQUES, technique, techniques
+from batchcliff.techniques import SEAMS, TECHNIQUES, technique, techniques
 from batchcliff.techniques.warmup import Warmup
 
 OPTIONS: dict[str, Any] = {
@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
     "duration": "6ep",
     "stepping": "epoch",
 }
-SEAMS = {"rate", "model", "loss", "optimizer"}
+KNOWN = ", ".join(sorted(TECHNIQUES))
 
 
 def test_a_technique_from_its_options() -> None:
@@ -38,6 +38,7 @@ def test_a_technique_from_its_options() -> None:
 def test_contract_of_every_technique(name: str) -> None:
     cls = TECHNIQUES[name]
     assert cls.seam in SEAMS
+    assert cls.part
     assert dataclasses.is_dataclass(cls)
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert "seam" not in {f.name for f in dataclasses.fields(cls)}
@@ -48,9 +49,9 @@ REFUSED = {
     "name": (
         "warmpu",
         OPTIONS,
-        "unknown technique 'warmpu'. Did you mean 'warmup'? Known: warmup.",
+        f"unknown technique 'warmpu'. Did you mean 'warmup'? Known: {KNOWN}.",
     ),
-    "far name": ("xyz", {}, "unknown technique 'xyz'. Known: warmup."),
+    "far name": ("xyz", {}, f"unknown technique 'xyz'. Known: {KNOWN}."),
     "option": (
         "warmup",
         OPTIONS | {"durations": "1ep"},
@@ -143,19 +144,23 @@ def test_numbers_that_are_whole_or_left_out_are_numbers(start: float | None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """A second technique of the rate."""
+    """A second warmup."""
 
     share: float = 0.5
     seam: ClassVar[str] = "rate"
+    part: ClassVar[str] = "warmup"
 
 
 def test_two_techniques_of_one_seam_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(package.TECHNIQUES, "other", Other)  # type: ignore[arg-type]
     warmup = ("warmup", tuple(OPTIONS.items()))
-    message = "techniques 'warmup' and 'other' both fill the seam 'rate': put them in two arms."
+    message = (
+        "techniques 'warmup' and 'other' both fill the seam 'rate' (warmup): put them in two "
+        "arms."
+    )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         techniques((warmup, ("other", ())))
-    monkeypatch.setattr(Other, "seam", "loss")
+    monkeypatch.setattr(Other, "part", "length")
     built = techniques((warmup, ("other", (("share", 0.25),))))
     assert built == (Warmup(**OPTIONS), Other(share=0.25))
 

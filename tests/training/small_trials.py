@@ -106,7 +106,7 @@ class Run:
         loop, stack = self.prepared.loop, self.prepared.stack
         names = [name for name, _ in self.prepared.model.named_parameters()]
         found = {}
-        for kind, tensors in (("weight", loop.parameters), ("velocity", loop.velocities)):
+        for kind, tensors in (("weight", loop.parameters), ("velocity", loop.rule.tensors())):
             for name, tensor in zip(names, tensors, strict=True):
                 found[f"{kind} {name}"] = slices(tensor.detach(), stack)[s].clone()
         for name, buffer in self.prepared.model.named_buffers():

@@ -162,7 +162,7 @@ def test_what_can_run_by_trial() -> None:
         article(batch, seed=seed, decay=late) for seed in (0, 1) for batch in (128, 8192, 65536)
     ]
     assert ledger(specs[1], FACTS).updates == 600  # the ledger alone sees nothing wrong
-    ledgers, reasons = arithmetic(specs, FACTS, lambda batch: f"rate of {batch}")
+    ledgers, reasons = arithmetic(specs, FACTS, lambda spec: f"rate of {spec.batch_size}")
     by_cell = {(s.batch_size, s.seed): s.trial_id for s in specs}
     assert ledgers == {
         by_cell[128, seed]: ledger(specs[0], FACTS, "rate of 128") for seed in (0, 1)

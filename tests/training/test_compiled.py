@@ -71,7 +71,7 @@ def test_an_updates_tensors_are_all_that_it_changes() -> None:
         changed = [
             k for k, v in snapshot(prepared).items() if not torch.equal(v, everything[k])
         ]
-        expected = {"head.weight", "loop.velocities 0", "loop.losses_US", "loop.row"}
+        expected = {"head.weight", "optimizer 0", "loop.losses_US", "loop.row"}
         assert expected <= set(changed)
     assert all(torch.equal(v, everything[k]) for k, v in snapshot(prepared).items())
     prepared.model.eval()
@@ -88,8 +88,10 @@ def snapshot(prepared: Prepared) -> dict[str, Tensor]:
         for name, value in vars(owner).items():
             if isinstance(value, Tensor):
                 found[f"{part}.{name}"] = value
-            elif name in ("parameters", "velocities"):
+            elif name == "parameters":
                 found |= {f"{part}.{name} {i}": v for i, v in enumerate(value)}
+            elif name == "rule":
+                found |= {f"optimizer {i}": v for i, v in enumerate(value.tensors())}
     return {name: value.detach().cpu().clone() for name, value in found.items()}
 
 
@@ -128,7 +130,7 @@ def test_compiled_and_captured_equals_plain(name: str) -> None:
         prepared = ready(spec, place)
         assert int(prepared.loop.count) == int(prepared.evaluation.count) == 0
         assert not prepared.loop.losses_US.any()
-        assert not any(v.any() for v in prepared.loop.velocities)
+        assert not any(v.any() for v in prepared.loop.rule.tensors())
         prepared.restart([spec], rates)
         prepared.loop.load_block(*epoch_tensors([spec], place, 0, 5))
         prepared.model.train()

@@ -6,17 +6,27 @@ recorded, and a resumed run reads the same numbers from the update index alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from batchcliff.errors import Infeasible, UsageError, did_you_mean
-from batchcliff.schedules.curves import check_warmup, multistep_decay, warmup_factors
+from batchcliff.schedules.curves import (
+    check_warmup,
+    cosine_decay,
+    multistep_decay,
+    polynomial_decay,
+    warmup_factors,
+)
 from batchcliff.schedules.duration import Clock, DurationLike, as_duration
 
 if TYPE_CHECKING:
     from batchcliff.spec import Decay
+
+KINDS = ("constant", "multistep", "polynomial", "cosine")
+"""Kinds of `batchcliff.spec.Decay`."""
 
 Curve: TypeAlias = Callable[[int, int], float]
 """A decay over (index, count); e.g. `curves.cosine_decay`. Its index 0 follows the warmup."""
@@ -92,8 +102,9 @@ def factors(
     """The factor of the peak rate at updates 0 .. clock.total - 1.
 
     `decay` is a `batchcliff.spec.Decay` ("constant"; "multistep": times `factor` from the
-    update `clock.updates(at)` on, for each of `at`, counted from the start of the run), or
-    any curve of (index, count), which begins where the warmup ends and lasts for the rest.
+    update `clock.updates(at)` on, for each of `at`, counted from the start of the run;
+    "polynomial", "cosine"), or any curve of (index, count). A curve begins where the warmup
+    ends and lasts for the rest.
 
     Raises:
         UsageError: `clock.total` is not set, an unknown kind of decay, a malformed duration.
@@ -111,11 +122,22 @@ def factors(
     table += [1.0] * rest
     if decay is None:
         return table
-    if callable(decay):
+    curve = decay if callable(decay) else curve_of(decay)
+    if curve is not None:
         begin = total - rest
-        table[begin:] = [decay(index, rest) for index in range(rest)]
+        table[begin:] = [curve(index, rest) for index in range(rest)]
         return table
+    assert not callable(decay)
     return _decayed(table, clock, decay)
+
+
+def curve_of(decay: Decay) -> Curve | None:
+    """The curve of a decay that begins where the warmup ends; None for the other kinds."""
+    if decay.kind == "polynomial":
+        return functools.partial(polynomial_decay, power=decay.power, end=decay.floor)
+    if decay.kind == "cosine":
+        return functools.partial(cosine_decay, end=decay.floor)
+    return None
 
 
 def _decayed(table: list[float], clock: Clock, decay: Decay) -> list[float]:
@@ -125,8 +147,8 @@ def _decayed(table: list[float], clock: Clock, decay: Decay) -> list[float]:
                 f"decay at {list(decay.at)} with kind 'constant': write 'multistep'."
             )
         return table
-    if decay.kind != "multistep":
-        hint = did_you_mean(decay.kind, ("constant", "multistep"))
+    if decay.kind not in KINDS:
+        hint = did_you_mean(decay.kind, KINDS)
         raise UsageError(f"unknown kind of decay {decay.kind!r}.{hint}")
     starts = boundaries(clock, decay.at)
     for start, end in pairwise([*starts, len(table)]):

@@ -60,6 +60,7 @@ class Dispatcher:
         self.specs = {spec.trial_id: spec for spec in specs}
         self.ledgers, self.width = ledgers, workers
         self.workers: dict[Worker, Busy | None] = {}
+        self.devices: dict[Worker, str] = {}
         self.ready: set[Worker] = set()
         self.shapes: dict[Worker, bytes] = {}
         self.waiting: list[Job] = []
@@ -121,7 +122,9 @@ class Dispatcher:
     def start_worker(self) -> Worker:
         """A new process, told what the study is trained on."""
         worker = Worker(self.setup["environment"])
-        self.say(worker, self.setup)
+        taken = [self.devices[other] for other in self.workers]
+        self.devices[worker] = min(self.setup["devices"], key=taken.count)
+        self.say(worker, {**self.setup, "device": self.devices[worker]})
         self.workers[worker] = None
         self.selector.register(worker, selectors.EVENT_READ, worker)
         return worker
@@ -355,6 +358,7 @@ class Dispatcher:
         """End a worker's process and free its trials that have no record; they as a job."""
         state = self.workers.pop(worker, None)
         self.shapes.pop(worker, None)
+        self.devices.pop(worker, None)
         self.ready.discard(worker)
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(worker)

@@ -9,6 +9,7 @@ from batchcliff.schedules.duration import parse_duration
 from batchcliff.schedules.scaling import Hyperparameters, provenance, scale_hyperparameters
 from batchcliff.schedules.scaling import scale_lr as _scale_lr
 from batchcliff.spec import Arm, LrRule, Options, Settings, StudySpec, TrialSpec
+from batchcliff.techniques import techniques
 
 
 def trials(study: StudySpec, data_digest: str, workload_digest: str = "") -> list[TrialSpec]:
@@ -22,19 +23,17 @@ def trials(study: StudySpec, data_digest: str, workload_digest: str = "") -> lis
     Raises UsageError if the learning-rate rule cannot be applied.
     """
     workload = f"{study.workload}@{workload_digest}" if workload_digest else study.workload
+    cells = {
+        (batch_size, arm.name): with_techniques(
+            plain_trial(study, arm, batch_size),
+            scaled_techniques(rule_of(study, arm), arm, batch_size),
+        )
+        for batch_size in study.batch_sizes
+        for arm in study.arms
+    }
     return [
-        TrialSpec(
-            workload=workload,
-            data=study.data,
-            data_digest=data_digest,
-            arm=arm.name,
-            techniques=scaled_techniques(study.lr, arm, batch_size),
-            settings=arm_settings(study.settings, arm),
-            batch_size=batch_size,
-            lr=lr_of(study.lr, batch_size),
-            decay=study.decay,
-            budget=study.budget,
-            seed=seed,
+        dataclasses.replace(
+            cells[batch_size, arm.name], seed=seed, workload=workload, data_digest=data_digest
         )
         for seed in study.seeds
         for batch_size in sorted(study.batch_sizes, reverse=True)
@@ -42,15 +41,44 @@ def trials(study: StudySpec, data_digest: str, workload_digest: str = "") -> lis
     ]
 
 
+def plain_trial(study: StudySpec, arm: Arm, batch_size: int) -> TrialSpec:
+    """The arm's trial at `batch_size` without its techniques, of seed 0 and unknown data."""
+    return TrialSpec(
+        workload=study.workload,
+        data=study.data,
+        data_digest="",
+        arm=arm.name,
+        techniques=(),
+        settings=arm_settings(study.settings, arm),
+        batch_size=batch_size,
+        lr=lr_of(rule_of(study, arm), batch_size),
+        decay=arm.decay or study.decay,
+        budget=study.budget,
+        seed=0,
+    )
+
+
+def with_techniques(spec: TrialSpec, pairs: tuple[tuple[str, Options], ...]) -> TrialSpec:
+    """`spec` with all of an arm's techniques applied. Raises UsageError, NoEffect."""
+    for item in techniques(pairs):
+        spec = item.applied(spec)
+    return spec
+
+
+def rule_of(study: StudySpec, arm: Arm) -> LrRule:
+    """The arm's own rule of the learning rate, or the study's."""
+    return arm.lr or study.lr
+
+
 def lr_of(rule: LrRule, batch_size: int) -> float:
     """The peak learning rate at `batch_size`. UsageError for an unknown rule."""
     return _scale_lr(rule.base, rule.base_batch_size, batch_size, rule.scaling)
 
 
-def provenance_of(study: StudySpec, batch_size: int) -> str:
-    """Where the learning rate comes from: `3.2 = 0.1 x 4096/128 (linear)`."""
-    rule = study.lr
-    return provenance(rule.base, rule.base_batch_size, batch_size, rule.scaling)
+def provenance_of(study: StudySpec, spec: TrialSpec) -> str:
+    """Where a trial's learning rate comes from: `3.2 = 0.1 x 4096/128 (linear)`."""
+    rule = rule_of(study, next(arm for arm in study.arms if arm.name == spec.arm))
+    return provenance(rule.base, rule.base_batch_size, spec.batch_size, rule.scaling)
 
 
 def scaled_techniques(

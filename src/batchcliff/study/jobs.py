@@ -70,7 +70,29 @@ def stackable(spec: TrialSpec) -> bool:
     widths = [width for block in spec.settings.model.widths for width in block]
     weights = sum(9 * a * b for a, b in itertools.pairwise(widths))
     whole = all(width % 8 == 0 for width in widths)
-    return spec.settings.batch_norm.group == "global" and whole and weights <= LARGEST_STACKED
+    return (
+        _plain(spec)
+        and spec.settings.batch_norm.group == "global"
+        and whole
+        and weights <= LARGEST_STACKED
+    )
+
+
+def _plain(spec: TrialSpec) -> bool:
+    """Whether the network is the stacked one and every part of its update knows stacks.
+
+    What is not known to is trained alone: a wrong guess here would mix two trials.
+    """
+    settings, optimizer = spec.settings, spec.settings.optimizer
+    return (
+        settings.model.name == "conv-net"
+        and optimizer.name == "sgd"
+        and not optimizer.momentum_correction
+        and not optimizer.clip_norm
+        and not settings.mixup
+        and not settings.precision.startswith("fp16")
+        and all(name == "warmup" for name, _ in spec.techniques)
+    )
 
 
 def stack_width(specs: Sequence[TrialSpec]) -> int:

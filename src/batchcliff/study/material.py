@@ -10,7 +10,7 @@ from typing import Any
 from batchcliff.data.sources import Dataset, load
 from batchcliff.errors import UsageError
 from batchcliff.training.arithmetic import DataFacts
-from batchcliff.workloads import Workload, load_workload
+from batchcliff.workloads import WORKLOADS, Workload, load_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +33,13 @@ class Material:
 
 
 def load_data(data: str, location: Path | None, own: Workload | None = None) -> Dataset:
-    """The data set that a study names: the user's own function if it is the one meant.
+    """The data set that a study names: a workload's own function if it is the one meant.
 
     A study may name another data set than its workload does. Raises UsageError, DataError.
     """
-    if own is None or not callable(own.data) or data != own.data_name:
+    brought = (w for w in (own, *WORKLOADS.values()) if w is not None and callable(w.data))
+    own = next((w for w in brought if data == w.data_name), None)
+    if own is None or not callable(own.data):
         return load(data, location)
     dataset = own.data()
     if not isinstance(dataset, Dataset):
@@ -49,7 +51,8 @@ def load_data(data: str, location: Path | None, own: Workload | None = None) -> 
 
 
 def load_material(workload: str | None, data: str, location: Path | None) -> Material:
-    """`workload` is a `module:function` of the user's, or None for a built-in one.
+    """`workload` is a `module:function` of the user's or the name of a built-in one; None
+    for a built-in one that brings nothing of its own.
 
     `data` is what the study names, which decides.
 

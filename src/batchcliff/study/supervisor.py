@@ -57,9 +57,9 @@ def plan_trials(
     return specs, ledgers, infeasible
 
 
-def default_workers(device: str) -> int:
-    """A process per core on a CPU; three on a GPU, where one compiles while others train."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 3
+def default_workers(device: str, gpus: int = 1) -> int:
+    """A process per core on a CPU; three on each GPU, where one compiles while others train."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 3 * gpus
 
 
 def resolve_device(device: str) -> str:
@@ -79,6 +79,15 @@ def resolve_device(device: str) -> str:
             f"--device {device}: torch {torch.__version__} sees {found} CUDA devices"
         )
     return device
+
+
+def devices_of(device: str) -> list[str]:
+    """The devices that workers are spread over: "cuda" is every GPU, "cuda:1" that one."""
+    if device != "cuda":
+        return [device]
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device]
 
 
 def _may_have_gpu() -> bool:
@@ -107,6 +116,7 @@ def run_study(
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers}; at least 1 must train")
     device = resolve_device(device)
+    devices = devices_of(device)
     material = load_material(workload_reference, study.data, data)
     specs, ledgers, infeasible = plan_trials(study, material)
     with Store.create(
@@ -118,7 +128,7 @@ def run_study(
         extend=extend,
     ) as store:
         store.extend([Planned.of(spec) for spec in specs], study if extend else None)
-        width = workers or default_workers(device)
+        width = workers or default_workers(device, len(devices))
         done = store.records()
         unique = {spec.trial_id: spec for spec in specs}
         progress.started(
@@ -136,7 +146,8 @@ def run_study(
         missing = [s for i, s in unique.items() if i in ledgers and i not in done]
         setup = {
             **_setup(study, material, data, device, workload_reference),
-            "workers": min(width, max(len(missing), 1)),
+            "devices": devices,
+            "workers": -(-min(width, max(len(missing), 1)) // len(devices)),
             "environment": environment(device, width),
         }
         dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)

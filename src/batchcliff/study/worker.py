@@ -84,6 +84,7 @@ class Station:
         if self.device.type == "cpu":
             torch.set_num_threads(setup["threads"])
         else:
+            torch.cuda.set_device(self.device)  # what names no device means this one
             torch.backends.cudnn.benchmark = True
         location = Path(setup["location"]) if setup["location"] else None
         self.material = load_material(setup["workload"], setup["data"], location)

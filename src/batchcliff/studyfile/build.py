@@ -12,7 +12,8 @@ from typing import Any
 
 from batchcliff.errors import NoEffect, UsageError, did_you_mean
 from batchcliff.schedules.duration import Duration, parse_duration
-from batchcliff.spec import Arm, Decay, LrRule, Options, Settings, StudySpec
+from batchcliff.spec import Arm, Decay, Options, Settings, StudySpec
+from batchcliff.study import grid
 from batchcliff.studyfile.document import Document, Path_, show, unknown
 from batchcliff.studyfile.schema import (
     REQUIRED,
@@ -27,6 +28,7 @@ from batchcliff.techniques import TECHNIQUES, technique, techniques
 from batchcliff.workloads import WORKLOADS, Workload
 
 MAX_MESSAGES = 10
+_RATES = ("lr", "decay")  # keys of the study that an arm may replace
 
 
 def build(document: Document, own: Workload | None, data_names: Collection[str]) -> StudySpec:
@@ -53,7 +55,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         budget=budget,
         lr=dataclasses.replace(base.lr, **table.get("lr", {})),
         decay=_decay(document, table.get("decay", {}), base.decay, budget),
-        arms=_arms(document, table["arms"], settings),
+        arms=(),
         settings=settings,
         data=_data(document, table.get("data"), base, data_names),
         reference_arm=_reference(document, table),
@@ -61,7 +63,9 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         description=table.get("description", "").strip(),
         published=_published(document, table.get("published", base.published)),
     )
-    _check_rule(document, study.lr, study.arms)
+    study = dataclasses.replace(study, arms=_arms(document, table["arms"], study))
+    _check_rule(document, study)
+    _check_effects(document, study)
     return study
 
 
@@ -164,20 +168,34 @@ def _share(duration: str, budget: str) -> Fraction | None:
     return length.value / run.value if length.unit == run.unit else None
 
 
-def _decay(document: Document, given: dict[str, Any], base: Decay, budget: str) -> Decay:
-    decay = dataclasses.replace(base, **given)
-    if decay.kind == "constant":
-        for key in ("at", "factor"):
-            if key in given:
-                text = (
-                    'a constant rate has none. Leave the key out, or write kind = "multistep".'
-                )
-                raise document.fail(("decay", key), text, value=given[key])
-        return Decay(kind="constant")
+_DECAY_KEYS = {
+    "constant": ("kind",),
+    "multistep": ("kind", "at", "factor"),
+    "polynomial": ("kind", "power", "floor"),
+    "cosine": ("kind", "floor"),
+}
+
+
+def _decay(
+    document: Document,
+    given: dict[str, Any],
+    base: Decay,
+    budget: str,
+    where: Path_ = ("decay",),
+) -> Decay:
+    kind = given.get("kind", base.kind)
+    for key in given:
+        if key not in _DECAY_KEYS[kind]:
+            fits = next(k for k, keys in _DECAY_KEYS.items() if key in keys)
+            text = f'a {kind} decay has none. Leave the key out, or write kind = "{fits}".'
+            raise document.fail((*where, key), text, value=given[key])
+    decay = dataclasses.replace(base if kind == base.kind else Decay(kind=kind), **given)
+    if kind != "multistep":
+        return decay
     if not decay.at:
         text = 'missing key. Write e.g. at = ["60%", "85%"].'
-        raise document.fail(("decay", "at"), text)
-    path: Path_ = ("decay", "at") if "at" in given else ("budget",)
+        raise document.fail((*where, "at"), text)
+    path: Path_ = (*where, "at") if "at" in given else ("budget",)
     for point in decay.at:
         share = _share(point, budget)
         if share is not None and not 0 < share < 1:
@@ -241,32 +259,60 @@ def _check_settings(document: Document, settings: Settings, path: Path_) -> None
         )
 
 
-def _arms(document: Document, tables: dict[str, Any], base: Settings) -> tuple[Arm, ...]:
+def _arms(document: Document, tables: dict[str, Any], study: StudySpec) -> tuple[Arm, ...]:
     problems: list[Problem] = []
     arms: list[Arm] = []
-    seen: dict[tuple[Any, Settings], str] = {}
     for name, table in tables.items():
-        arm, wrong = _arm(document, name, table)
+        arm, wrong = _arm(document, name, table, study)
         problems += wrong
         if wrong:
             continue
-        settings = _overridden(document, arm, base)
+        settings = _overridden(document, arm, study.settings)
         _check_settings(document, settings, ("arms", name))
-        other = seen.setdefault((arm.techniques, settings), name)
-        if other != name:
-            text = (
-                f"the same trials as arm {other!r}: remove one of the two, or make them differ."
-            )
-            raise document.fail(("arms", name), text)
         arms.append(arm)
     raise_all(problems, document)
     return tuple(arms)
 
 
-def _arm(document: Document, name: str, table: dict[str, Any]) -> tuple[Arm, list[Problem]]:
+def _check_effects(document: Document, study: StudySpec) -> None:
+    """Every technique changes the trials of its arm, and no two arms have the same ones.
+
+    Raises NoEffect for a technique that changes nothing at any batch size.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for arm in study.arms:
+        plain = [grid.plain_trial(study, arm, size) for size in study.batch_sizes]
+        for name, options in arm.techniques:
+            path = ("arms", arm.name, name)
+            try:
+                changed = any(technique(name, options).applied(t) != t for t in plain)
+            except UsageError as error:
+                raise type(error)(document.message(path, str(error))) from error
+            if not changed:
+                text = "changes nothing: the trials are the same without it. Leave it out."
+                raise NoEffect(document.message(path, text, value=dict(options)))
+        rule = grid.rule_of(study, arm)
+        ids = tuple(
+            grid.with_techniques(
+                trial, grid.scaled_techniques(rule, arm, trial.batch_size)
+            ).trial_id
+            for trial in plain
+        )
+        other = seen.setdefault(ids, arm.name)
+        if other != arm.name:
+            text = (
+                f"the same trials as arm {other!r}: remove one of the two, or make them differ."
+            )
+            raise document.fail(("arms", arm.name), text)
+
+
+def _arm(
+    document: Document, name: str, table: dict[str, Any], study: StudySpec
+) -> tuple[Arm, list[Problem]]:
     problems: list[Problem] = []
     pairs: list[tuple[str, Options]] = []
     given: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     for key, value in table.items():
         path: Path_ = ("arms", name, key)
         if key in TECHNIQUES:
@@ -278,8 +324,12 @@ def _arm(document: Document, name: str, table: dict[str, Any]) -> tuple[Arm, lis
             part, wrong = read(SettingsTable, {key: value}, document, ("arms", name))
             given |= part
             problems += wrong
+        elif key in _RATES:
+            part, wrong = read(StudyTable, {key: value}, document, ("arms", name))
+            rates |= part
+            problems += wrong
         else:
-            known = [*TECHNIQUES, *SettingsTable.model_fields]
+            known = [*TECHNIQUES, *SettingsTable.model_fields, *_RATES]
             text = unknown("technique or setting", key, known)
             if key == "settings":
                 text = (
@@ -291,8 +341,28 @@ def _arm(document: Document, name: str, table: dict[str, Any]) -> tuple[Arm, lis
             techniques(tuple(pairs))
         except UsageError as error:
             problems.append((("arms", name), document.message(("arms", name), str(error))))
-    settings = tuple(sorted(flat(given).items()))
-    return Arm(name=name, techniques=tuple(sorted(pairs)), settings=settings), problems
+    if problems:
+        return Arm(name=name), problems
+    lr = dataclasses.replace(study.lr, **rates["lr"]) if "lr" in rates else None
+    decay = None
+    if "decay" in rates:
+        path = ("arms", name, "decay")
+        decay = _decay(document, rates["decay"], study.decay, study.budget, path)
+    for key, own, whole in (("lr", lr, study.lr), ("decay", decay, study.decay)):
+        if own == whole:
+            raise NoEffect(
+                document.message(
+                    ("arms", name, key),
+                    "changes nothing, the study's is the same. Leave it out.",
+                )
+            )
+    return Arm(
+        name=name,
+        techniques=tuple(sorted(pairs)),
+        settings=tuple(sorted(flat(given).items())),
+        lr=lr,
+        decay=decay,
+    ), problems
 
 
 def _overridden(document: Document, arm: Arm, base: Settings) -> Settings:
@@ -361,11 +431,11 @@ def _blame(name: str, options: dict[str, Any], text: str) -> tuple[str | None, s
     return (named[0] if named else None), text
 
 
-def _check_rule(document: Document, rule: LrRule, arms: tuple[Arm, ...]) -> None:
+def _check_rule(document: Document, study: StudySpec) -> None:
     """`legw` stretches warmups, which a warmup in percent of the run cannot follow."""
-    if rule.scaling != "legw":
-        return
-    for arm in arms:
+    for arm in study.arms:
+        if grid.rule_of(study, arm).scaling != "legw":
+            continue
         for name, options in arm.techniques:
             duration = dict(options).get("duration", "")
             if name == "warmup" and duration.endswith("%"):

@@ -23,8 +23,11 @@ from pydantic import (
 )
 
 from batchcliff.errors import UsageError
+from batchcliff.models import MODELS
+from batchcliff.schedules.compose import KINDS
 from batchcliff.schedules.duration import Duration, parse_duration
 from batchcliff.schedules.scaling import SCALING
+from batchcliff.spec import EVALUATIONS, EXCLUDE, INITS, OPTIMIZERS, PRECISIONS
 from batchcliff.study.printable import hidden_character
 from batchcliff.studyfile.document import Document, Path_, show, unknown
 
@@ -175,6 +178,12 @@ def _at(value: list[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _pair(value: list[float]) -> list[float]:
+    if len(value) != 2:
+        raise ValueError("is not a pair.")
+    return value
+
+
 def _scaling(value: str) -> str:
     if value == "malladi":
         raise ValueError('is a rule for Adam, and this trains with SGD. Write "sqrt".')
@@ -211,25 +220,24 @@ class LrTable(_Table):
 
 
 class DecayTable(_Table):
-    kind: Annotated[str, _one_of("multistep", "constant")] | None = Field(
-        None, examples=['"multistep"']
-    )
+    kind: Annotated[str, _one_of(*KINDS)] | None = Field(None, examples=['"multistep"'])
     at: Annotated[list[DurationText], AfterValidator(_at)] | None = Field(
         None, examples=['["60%", "85%"]']
     )
     factor: Annotated[float, _number(lambda x: 0 < x < 1, "between 0 and 1")] | None = Field(
         None, examples=["0.1"]
     )
+    power: Positive | None = Field(None, examples=["2"])
+    floor: Share | None = Field(None, examples=["0.0"])
 
 
 class ModelTable(_Table):
-    name: Annotated[str, _one_of("conv-net")] | None = Field(None, examples=['"conv-net"'])
+    name: Annotated[str, _one_of(*MODELS)] | None = Field(None, examples=['"conv-net"'])
     widths: Annotated[list[list[int]], AfterValidator(_widths)] | None = Field(
         None, examples=["[[64, 64, 64], [128, 128, 128]]"]
     )
-    init: Annotated[str, _one_of("glorot-uniform", "torch")] | None = Field(
-        None, examples=['"glorot-uniform"']
-    )
+    init: Annotated[str, _one_of(*INITS)] | None = Field(None, examples=['"glorot-uniform"'])
+    zero_gamma: bool | None = Field(None, examples=["false"])
 
 
 class BatchNormTable(_Table):
@@ -244,11 +252,21 @@ class BatchNormTable(_Table):
 
 
 class OptimizerTable(_Table):
-    name: Annotated[str, _one_of("sgd")] | None = Field(None, examples=['"sgd"'])
+    name: Annotated[str, _one_of(*OPTIMIZERS)] | None = Field(None, examples=['"sgd"'])
     form: Annotated[str, _one_of("keras", "torch")] | None = Field(None, examples=['"keras"'])
     momentum: Share | None = Field(None, examples=["0.9"])
     nesterov: bool | None = Field(None, examples=["false"])
     weight_decay: NotNegative | None = Field(None, examples=["5e-4"])
+    momentum_correction: bool | None = Field(None, examples=["false"])
+    exclude: Annotated[str, _one_of(*EXCLUDE)] | None = Field(
+        None, examples=['"norms-and-biases"']
+    )
+    clip_norm: NotNegative | None = Field(None, examples=["5.0"])
+    trust: Positive | None = Field(None, examples=["0.001"])
+    betas: Annotated[list[Share], AfterValidator(_pair)] | None = Field(
+        None, examples=["[0.9, 0.999]"]
+    )
+    eps: NotNegative | None = Field(None, examples=["1e-8"])
 
 
 class SettingsTable(_Table):
@@ -261,15 +279,25 @@ class SettingsTable(_Table):
     augmentation: Annotated[str, _one_of("as-written", "as-coded", "none")] | None = Field(
         None, examples=['"as-written"']
     )
-    precision: Annotated[str, _one_of("bf16", "fp32", "tf32")] | None = Field(
-        None, examples=['"bf16"']
-    )
+    precision: Annotated[str, _one_of(*PRECISIONS)] | None = Field(None, examples=['"bf16"'])
     remainder: Annotated[str, _one_of("drop", "carry")] | None = Field(
         None, examples=['"carry"']
     )
     evaluate_every: Annotated[int, _number(lambda x: x >= 0, "a whole number >= 0")] | None = (
         Field(None, examples=["1"])
     )
+    label_smoothing: Share | None = Field(None, examples=["0.1"])
+    mixup: NotNegative | None = Field(None, examples=["0.2"])
+    cutout: Annotated[int, _number(lambda x: x >= 0, "a whole number >= 0")] | None = Field(
+        None, examples=["8"]
+    )
+    random_erasing: Annotated[float, _number(lambda x: 0 <= x <= 1, "from 0 to 1")] | None = (
+        Field(None, examples=["0.5"])
+    )
+    evaluation: Annotated[str, _one_of(*EVALUATIONS)] | None = Field(
+        None, examples=['"reestimated"']
+    )
+    gradient_norms: bool | None = Field(None, examples=["true"])
 
 
 class StudyTable(_Table):

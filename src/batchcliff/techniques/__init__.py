@@ -1,9 +1,11 @@
 """What may move the cliff: one file per technique, and the dict that lists them.
 
 A technique is a frozen dataclass of options (its fields are the keys of the study file) that
-fills one of four seams: rate, model, loss, optimizer. Two techniques that fill the same seam
-cannot be combined; a technique that finds nothing to change raises `NoEffect`. Importing this
-package imports no torch.
+fills a part of one of four seams: rate, model, loss, optimizer. Two techniques that fill the
+same part cannot be combined; an arm whose technique changes nothing is refused (`NoEffect`).
+Most techniques resolve into settings of the trial, so that a trial has one id however it was
+spelled; those that act during the run stay in `TrialSpec.techniques`. Importing this package
+imports no torch.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from typing import Any
 
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.spec import Options
+from batchcliff.techniques.seams import SEAMS, Technique
 from batchcliff.techniques.warmup import Warmup
 
-Technique = Warmup
+__all__ = ["SEAMS", "TECHNIQUES", "Technique", "technique", "techniques"]
 
-TECHNIQUES: dict[str, type[Technique]] = {"warmup": Warmup}
+TECHNIQUES: dict[str, type[Technique]] = {
+    "warmup": Warmup,
+}
 
 KINDS: dict[type, str] = {
     str: "a text",
@@ -72,14 +77,15 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def techniques(pairs: tuple[tuple[str, Options], ...]) -> tuple[Technique, ...]:
-    """The techniques of an arm. UsageError if two of them fill the same seam."""
+    """The techniques of an arm. UsageError if two of them fill the same part of a seam."""
     built = tuple(technique(name, options) for name, options in pairs)
-    filled: dict[str, str] = {}
+    filled: dict[tuple[str, str], str] = {}
     for (name, _), item in zip(pairs, built, strict=True):
-        if item.seam in filled:
+        place = (item.seam, item.part)
+        if place in filled:
             raise UsageError(
-                f"techniques {filled[item.seam]!r} and {name!r} both fill the seam "
-                f"{item.seam!r}: put them in two arms."
+                f"techniques {filled[place]!r} and {name!r} both fill the seam "
+                f"{item.seam!r} ({item.part}): put them in two arms."
             )
-        filled[item.seam] = name
+        filled[place] = name
     return built

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from batchcliff.schedules import compose
+from batchcliff.spec import TrialSpec
+from batchcliff.techniques.seams import kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,3 +20,8 @@ class Warmup(compose.Warmup):
     """The schedule `batchcliff.schedules.compose.Warmup` as a technique of an arm."""
 
     seam: ClassVar[str] = "rate"
+    part: ClassVar[str] = "warmup"
+
+    def applied(self, spec: TrialSpec) -> TrialSpec:
+        """The trial with this warmup."""
+        return kept(spec, "warmup", self)

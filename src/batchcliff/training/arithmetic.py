@@ -54,9 +54,7 @@ def shape_key(spec: TrialSpec) -> bytes:
     key = spec.key()
     for name in ("seed", "lr", "decay"):
         del key[name]
-    pairs = spec.techniques
-    seams = {name: t.seam for (name, _), t in zip(pairs, techniques(pairs), strict=True)}
-    key["techniques"] = [[name, options] for name, options in pairs if seams[name] != "rate"]
+    key["techniques"] = [pair for pair in spec.techniques if pair[0] != "warmup"]
     return canonical_json(key)
 
 
@@ -123,12 +121,12 @@ def ledger(spec: TrialSpec, facts: DataFacts, lr_provenance: str = "") -> Ledger
 
 
 def arithmetic(
-    specs: Iterable[TrialSpec], facts: DataFacts, provenance: Callable[[int], str]
+    specs: Iterable[TrialSpec], facts: DataFacts, provenance: Callable[[TrialSpec], str]
 ) -> tuple[dict[str, Ledger], dict[str, str]]:
     """By trial id: the ledgers of the trials that can run, the reasons of those that cannot.
 
     A trial can run if its ledger and the whole table of its learning rates can be made: what
-    is planned is what runs. provenance: of the learning rate, from the batch size.
+    is planned is what runs. provenance: where a trial's learning rate comes from, in words.
     Raises UsageError for what no trial can be.
     """
     ledgers: dict[str, Ledger] = {}
@@ -138,7 +136,7 @@ def arithmetic(
         cell = dataclasses.replace(spec, seed=0).trial_id  # the seed changes nothing of it
         if cell not in cells:
             try:
-                counted = ledger(spec, facts, provenance(spec.batch_size))
+                counted = ledger(spec, facts, provenance(spec))
                 learning_rates(spec, facts.num_train)
                 cells[cell] = counted
             except Infeasible as reason:

@@ -41,6 +41,13 @@ def captured(
     """
     if not compiles(device):
         return function
+    with torch.cuda.device(device):  # graphs are captured on the current device
+        return _captured(function, changes, device)
+
+
+def _captured(
+    function: Callable[[], None], changes: list[Tensor], device: torch.device
+) -> Callable[[], None]:
     side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side), rewound(changes):
@@ -51,4 +58,9 @@ def captured(
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
-    return graph.replay
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay

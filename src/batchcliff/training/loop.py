@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from batchcliff.data.augment import draw, gather, num_draws
+from batchcliff.optimizers import rule
 from batchcliff.spec import Settings
 from batchcliff.training.losses import LOSSES, mean_per_network
 from batchcliff.training.precision import precision
-from batchcliff.training.sgd import sgd_update
 
 # U updates, B batch, S stack, k draws per example, C channel, H height, W width, K classes
 
@@ -46,7 +46,7 @@ class Loop:
         self.model, self.settings, self.device = model, settings, device
         self.images_NHWC, self.labels_N = images_NHWC, labels_N
         self.parameters: list[Tensor] = list(model.parameters())
-        self.velocities = [torch.zeros_like(p) for p in self.parameters]
+        self.rule = rule(settings.optimizer, self.parameters, stack)
         block, drawn = (
             (rows, batch_size, stack),
             torch.from_numpy(draw(kind, 0, 0, 1, (8, 8, 1))),
@@ -60,7 +60,7 @@ class Loop:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         # Replaced by compiled versions where the device has them (compiled.py).
         self.loss_function: Callable[[Tensor, Tensor], Tensor] = self.losses
-        self.apply_function = sgd_update
+        self.apply_function = self.rule.update
 
     def losses(self, index_BS: Tensor, draws_BSk: Tensor) -> Tensor:
         """Mean training loss of each network on its own batch, float32 [S]."""
@@ -91,9 +91,8 @@ class Loop:
         self.apply_function(
             self.parameters,
             list(gradients),
-            self.velocities,
+            self.rule.state,
             self.rates_US.index_select(0, at)[0],
-            self.settings.optimizer,
         )
         self.losses_US.index_copy_(0, at, losses_S.detach()[None])
         self.row += 1
@@ -110,9 +109,8 @@ class Loop:
         self.row.zero_()
 
     def restart(self, rates_US: Tensor) -> None:
-        """Forget a former run: velocities, log and counters; parameters are the caller's."""
-        for velocity in self.velocities:
-            velocity.zero_()
+        """Forget a former run: optimizer, log and counters; parameters are the caller's."""
+        self.rule.restart()
         self.rates_US.copy_(rates_US)
         self.losses_US.zero_()
         self.row.zero_()
@@ -120,5 +118,5 @@ class Loop:
 
     def tensors(self) -> list[Tensor]:
         """Everything that an update changes."""
-        state = [*self.parameters, *self.model.buffers(), *self.velocities]
+        state = [*self.parameters, *self.model.buffers(), *self.rule.tensors()]
         return [*state, self.losses_US, self.row, self.count]

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from batchcliff.errors import UsageError, did_you_mean
-
-PRECISIONS = ("bf16", "fp32", "tf32")
+from batchcliff.spec import PRECISIONS
 
 
 @contextlib.contextmanager

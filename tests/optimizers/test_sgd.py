@@ -9,7 +9,7 @@ from slow_network import Sgd
 from test_arithmetic import wrap_scheduler
 
 from batchcliff.spec import Optimizer
-from batchcliff.training.sgd import sgd_update
+from batchcliff.optimizers.sgd import sgd_update
 
 WIDE = torch.float64
 

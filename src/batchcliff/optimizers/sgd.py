@@ -15,7 +15,26 @@ import torch
 from torch import Tensor
 
 from batchcliff.models.conv_net import slices
+from batchcliff.optimizers.rule import Rule
 from batchcliff.spec import Optimizer
+
+
+class Sgd(Rule):
+    """SGD with momentum as a rule; state "velocity", as the parameters."""
+
+    def __init__(self, options: Optimizer, parameters: list[Tensor], stack: int) -> None:
+        super().__init__(options, parameters, stack)
+        self.state["velocity"] = [torch.zeros_like(p) for p in parameters]
+
+    def update(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: dict[str, list[Tensor]],
+        lr_S: Tensor,
+    ) -> None:
+        """See `sgd_update`."""
+        sgd_update(parameters, gradients, state["velocity"], lr_S, self.options)
 
 
 @torch.no_grad()
