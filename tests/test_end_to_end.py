@@ -137,7 +137,13 @@ def test_failed_trials_are_exit_code_3(tmp_path: Path) -> None:
         "import dataclasses\n"
         "from batchcliff.workloads import DIGITS\n"
         "def build(shape, classes):\n"
-        "    raise ValueError('no such network')\n"
+        "    from torch import nn\n"
+        "    class Net(nn.Sequential):\n"
+        "        def forward(self, x):\n"
+        "            if len(x) > 100:\n"
+        "                raise ValueError('too many')\n"
+        "            return super().forward(x)\n"
+        "    return Net(nn.Flatten(), nn.Linear(64, classes))\n"
         "def workload():\n"
         "    return dataclasses.replace(DIGITS, name='mine', build=build)\n"
     )
@@ -145,6 +151,12 @@ def test_failed_trials_are_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         'name = "mine"\nbatch_sizes = [512]\nbudget = "1ep"\n[arms.none]\n'
     )
+    good = (tmp_path / "mine.py").read_text()
     done = typist.types("run", "mine.toml", *options, code=3)
     assert "1 failed" in done.stdout
-    assert "ValueError: no such network" in done.stderr
+    assert "ValueError: too many" in done.stderr
+    # A network that cannot be right is refused before any trial, with both shapes.
+    (tmp_path / "mine.py").write_text(good.replace("(64, classes", "(64, classes + 1"))
+    done = typist.types("run", "mine.toml", *options, "--out", "other", code=2)
+    assert "[4, 1, 8, 8] to [4, 11]; [4, 10] is needed" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from batchcliff.errors import UsageError
 from batchcliff.models import MODELS, build
-from batchcliff.models.conv_net import ConvNet, slices
+from batchcliff.models.conv_net import ConvNet
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
+from batchcliff.models.network import slices
 from batchcliff.spec import BatchNorm, Model
 
 MASK = 2**64 - 1
@@ -190,7 +191,7 @@ def test_shards_follow_the_settings() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
-    message = "model.name: unknown 'convnet'. Did you mean 'conv-net'? Known: conv-net."
+    message = "model.name: unknown 'convnet'. Did you mean 'conv-net'? Known: conv-net, resnet."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         network(model=Model(name="convnet"))
-    assert MODELS == ("conv-net",)
+    assert MODELS == ("conv-net", "resnet")

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -56,6 +57,10 @@ def misbehave(seed: int) -> str:
             except FileExistsError:
                 return name
             os.kill(os.getpid(), signal.SIGABRT)
+        case "hungry":
+            most = 1 << 30
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            bytearray(most)
         case "noise":
             print("noise on stdout", flush=True)
             os.write(1, b"noise on descriptor 1\n")
@@ -105,8 +110,8 @@ def build(shape: tuple[int, int, int], num_classes: int) -> Any:
     from torch import nn
 
     now = torch.initial_seed()
-    seed = next(s for s in range(99) if derive(s, "init") % 2**63 == now)
-    if misbehave(seed) == "torch-memory":
+    seeds = [s for s in range(99) if derive(s, "init") % 2**63 == now]
+    if seeds and misbehave(seeds[0]) == "torch-memory":  # none: the worker's own check
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes))
 

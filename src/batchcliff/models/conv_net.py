@@ -8,21 +8,20 @@ more than one. Slice s of every parameter's first dimension is network s.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
-from batchcliff.randomness import derive, uniform
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, Statistics, keep
+from batchcliff.models.network import Network, slices
 from batchcliff.spec import BatchNorm
 
 # B batch, S stack, C channel, H height, W width, K classes
 
 
-class ConvNet(nn.Module):
+class ConvNet(Network):
     """Maps images [B, S*C, H, W] to logits [B, S, K] (S = `stack`, 1 unless told).
 
     Global average pooling and a dense layer follow the last block; 2x2 average pooling
@@ -73,10 +72,13 @@ class ConvNet(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x = x_BCHW
+        statistics: list[Statistics] = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i + 1 < len(self.blocks):
-                x = F.avg_pool2d(x, 2)
+            convolutions, norms = list(block)[0::3], list(block)[1::3]
+            for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
+                pool = number + 1 == len(norms) and i + 1 < len(self.blocks)
+                x = norm.relu(convolution(x), pool=pool, later=statistics)
+        keep(statistics)
         if self.stack == 1:
             logits_BK: Tensor = self.head(x.mean((2, 3)))
             return logits_BK.unsqueeze(1)
@@ -89,23 +91,9 @@ class ConvNet(nn.Module):
         biased_SBK: Tensor = _AddBias.apply(logits_SBK, bias_SK)  # type: ignore[no-untyped-call]
         return biased_SBK.transpose(0, 1)
 
-    @torch.no_grad()
-    def initialise(self, kind: str, seeds: list[int]) -> None:
-        """Fill network s of the stack from seeds[s]; batch norm to identity, in place.
-
-        kind "glorot-uniform": U(-a, a), a = sqrt(6 / (fan_in + fan_out)), zero bias (Glorot
-        and Bengio 2010, eq. 16; Keras' default). "torch": U(-1/sqrt(fan_in), 1/sqrt(fan_in))
-        for weights and biases, PyTorch's default for convolutions and linear layers.
-        """
-        for name, module in self.named_modules():
-            if isinstance(module, GhostBatchNorm2d):
-                module.weight.fill_(1)
-                module.bias.zero_()
-                module.running_mean.zero_()
-                module.running_var.fill_(1)
-            elif isinstance(module, (nn.Conv2d, nn.Linear)):
-                for s, seed in enumerate(seeds):
-                    _fill(module, name, kind, seed, s, self.stack)
+    def relu_norms(self) -> list[GhostBatchNorm2d]:
+        """The layers that run as one operation with their ReLU: all (batchcliff.kernels)."""
+        return [m for m in self.modules() if isinstance(m, GhostBatchNorm2d)]
 
 
 class _AddBias(torch.autograd.Function):
@@ -119,27 +107,3 @@ class _AddBias(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, gradient_SBK: Tensor) -> tuple[Tensor, Tensor]:
         return gradient_SBK, gradient_SBK.transpose(1, 2).contiguous().sum(2)
-
-
-def slices(stacked: Tensor, stack: int) -> Tensor:
-    """A view [S, ...] of a parameter whose first dimension holds S networks in turn."""
-    return stacked.view(stack, -1, *stacked.shape[1:])
-
-
-def _fill(
-    module: nn.Conv2d | nn.Linear, name: str, kind: str, seed: int, s: int, stack: int
-) -> None:
-    weight = slices(module.weight, stack)[s]
-    fan_in = weight[0].numel()
-    fan_out = weight.shape[0] * math.prod(weight.shape[2:])
-    if kind == "glorot-uniform":
-        bound, bias_bound = math.sqrt(6 / (fan_in + fan_out)), 0.0
-    else:
-        bound = bias_bound = 1 / math.sqrt(fan_in)
-    parts = [(weight, bound, "weight")]
-    if module.bias is not None:
-        parts.append((slices(module.bias, stack)[s], bias_bound, "bias"))
-    for tensor, limit, part in parts:
-        drawn = uniform(derive(seed, "init", name, part), tensor.numel())
-        values = torch.from_numpy((2 * drawn - 1) * limit).to(torch.float32)
-        tensor.copy_(values.reshape(tensor.shape))
