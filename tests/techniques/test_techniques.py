@@ -14,6 +14,7 @@ import pytest
 from batchcliff import techniques as package
 from batchcliff.errors import UsageError
 from batchcliff.schedules import compose
+from batchcliff.spec import Decay, Settings, TrialSpec
 from batchcliff.techniques import SEAMS, TECHNIQUES, technique, techniques
 from batchcliff.techniques.warmup import Warmup
 
@@ -57,13 +58,13 @@ REFUSED = {
         OPTIONS | {"durations": "1ep"},
         (
             "warmup: unknown option 'durations'. Did you mean 'duration'? Known: duration, "
-            "shape, start, stepping."
+            "shape, start, start_lr, stepping."
         ),
     ),
     "seam is no option": (
         "warmup",
         OPTIONS | {"seam": "rate"},
-        "warmup: unknown option 'seam'. Known: duration, shape, start, stepping.",
+        "warmup: unknown option 'seam'. Known: duration, shape, start, start_lr, stepping.",
     ),
     "missing": ("warmup", {"shape": "linear"}, "warmup: duration is missing."),
     "shape": (
@@ -140,6 +141,28 @@ def test_what_is_refused(case: str) -> None:
 @pytest.mark.parametrize("start", [None, 0.5, 1, 0.0])
 def test_numbers_that_are_whole_or_left_out_are_numbers(start: float | None) -> None:
     assert technique("warmup", {"duration": 5, "start": start}).start == start
+
+
+def test_a_warmup_from_a_learning_rate() -> None:
+    """A factor of each trial's own peak; nothing where the peak is no higher."""
+    from_base = Warmup(duration="5ep", start_lr=0.1)
+    for lr, start in ((0.2, 0.5), (3.2, 0.1 / 3.2)):
+        spec = from_base.applied(trial(lr))
+        assert spec == Warmup(duration="5ep", start=start).applied(trial(lr))
+        assert dict(spec.techniques)["warmup"] == (("duration", "5ep"), ("start", start))
+    for lr in (0.1, 0.05):
+        assert from_base.applied(trial(lr)) == trial(lr)
+    with pytest.raises(UsageError, match="start and start_lr say the same"):
+        Warmup(duration="5ep", start=0.1, start_lr=0.1)
+    with pytest.raises(UsageError, match=r"warmup.start_lr: -1.0 is no learning rate"):
+        Warmup(duration="5ep", start_lr=-1.0)
+
+
+def trial(lr: float) -> TrialSpec:
+    return TrialSpec(
+        workload="article", data="cifar10", data_digest="", arm="a", techniques=(),
+        settings=Settings(), batch_size=256, lr=lr, decay=Decay(), budget="90ep", seed=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,12 @@ stepping="epoch")`, which is 10**(-2 + 0.4 * epoch) in epochs 0 to 5.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from batchcliff.errors import UsageError
 from batchcliff.schedules import compose
 from batchcliff.spec import TrialSpec
 from batchcliff.techniques.seams import kept
@@ -17,11 +20,33 @@ from batchcliff.techniques.seams import kept
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warmup(compose.Warmup):
-    """The schedule `batchcliff.schedules.compose.Warmup` as a technique of an arm."""
+    """The schedule `batchcliff.schedules.compose.Warmup` as a technique of an arm.
 
+    start_lr: the learning rate at which it begins, in place of `start`, which is a factor of
+        the peak: Goyal et al. begin at the rate of the small batch whatever the large one's.
+        Where the peak is no higher, there is nothing to warm up and the trial is unchanged.
+    """
+
+    start_lr: float | None = None
     seam: ClassVar[str] = "rate"
     part: ClassVar[str] = "warmup"
 
+    def __post_init__(self) -> None:
+        compose.Warmup.__post_init__(self)
+        if self.start_lr is None:
+            return
+        if self.start is not None:
+            raise UsageError("warmup: start and start_lr say the same: write one of them.")
+        if not (math.isfinite(self.start_lr) and self.start_lr >= 0):
+            raise UsageError(
+                f"warmup.start_lr: {self.start_lr!r} is no learning rate. Write e.g. 0.1."
+            )
+
     def applied(self, spec: TrialSpec) -> TrialSpec:
         """The trial with this warmup."""
-        return kept(spec, "warmup", self)
+        if self.start_lr is None:
+            return kept(spec, "warmup", self)
+        if self.start_lr >= spec.lr:
+            return spec
+        start = self.start_lr / spec.lr
+        return kept(spec, "warmup", dataclasses.replace(self, start=start, start_lr=None))
