@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchcliff.errors import UsageError
@@ -40,6 +40,7 @@ def test_twin_exponential(beta2: float, t: int) -> None:
     assert untuned_exponential(t, beta2) == pytest.approx(expected, rel=1e-9)
 
 
+@settings(deadline=None)  # a sum over up to 100,000 updates
 @given(beta2=BETAS)
 def test_law_both_lose_the_same_updates(beta2: float) -> None:
     """Ma & Yarats 2019: the effective warmup period is about 1/(1 - beta2) for both."""

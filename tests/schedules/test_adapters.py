@@ -91,6 +91,43 @@ def test_contract_every_update_runs_at_peak_times_factor(
     assert through(TABLE, 3.2, len(expected)) == pytest.approx(expected, rel=tolerance, abs=0)
 
 
+def keras_model(module: Any) -> Any:
+    keras = importlib.import_module("keras")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(module.SGD(learning_rate=123.0, momentum=0.9), loss="mse")
+    return model
+
+
+def test_keras_callback_sets_every_update_and_resumes() -> None:
+    """The rate that each update used; then a fresh model that was given the old one's state."""
+    keras, np = pytest.importorskip("keras"), pytest.importorskip("numpy")
+    adapter = importlib.import_module("batchcliff.schedules.adapters.keras")
+    used: list[float] = []
+
+    class Sgd(keras.optimizers.SGD):  # type: ignore[misc]
+        def apply(self, *arguments: Any, **more: Any) -> Any:
+            used.append(float(self.learning_rate))
+            return super().apply(*arguments, **more)
+
+    optimizers = type("", (), {"SGD": Sgd})
+    model = keras_model(optimizers)
+    model.run_eagerly = True
+    examples = np.zeros((35, 2)), np.zeros((35, 1))
+    call = {"batch_size": 7, "verbose": 0, "callbacks": [adapter.callback(TABLE, 3.2)]}
+    model.fit(*examples, epochs=2, **call)
+    again = keras_model(optimizers)
+    again.run_eagerly = True
+    again.optimizer.build(again.trainable_variables)
+    for variable, saved in zip(
+        again.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        variable.assign(saved)
+    again.optimizer.learning_rate = 123.0  # whatever was loaded: the rate is never read
+    again.fit(*examples, epochs=5, **call)
+    expected = [3.2 * factor for factor in [*TABLE, *[TABLE[-1]] * 5]]
+    assert used == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
 def test_transformers_factories(name: str) -> None:
     pytest.importorskip("torch")
@@ -124,6 +161,8 @@ def test_an_empty_table_is_refused() -> None:
         adapter = importlib.import_module(f"batchcliff.schedules.adapters.{module}")
         with pytest.raises(UsageError, match="no update"):
             adapter.schedule([], 0.1)
+    with pytest.raises(UsageError, match="no update"):
+        importlib.import_module("batchcliff.schedules.adapters.keras").callback([], 0.1)
 
 
 # Resuming. A run of 12 updates is stopped after 5 and goes on; two groups of unlike rates.

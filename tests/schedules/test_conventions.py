@@ -172,6 +172,9 @@ def test_compare_says_how_far_apart() -> None:
     assert other.lost_updates == pytest.approx(1.0)  # one whole update at the peak
     assert compare("batchcliff", "transformers", 6, 20).lost_updates == pytest.approx(-1.0)
     assert compare("timm", "optax", 0, 0).largest == 0.0
+    assert other.largest_at == 0
+    assert (same.largest_at, compare("timm", "optax", 0, 0).largest_at) == (None, None)
+    assert compare("ignite", "transformers", 5, 20).largest_at == 4  # 1 against 4/5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from batchcliff.schedules.duration import parse_duration
 from batchcliff.schedules.scaling import (
     SCALING,
     Hyperparameters,
+    constant_half_life_beta,
     constant_noise_lr,
+    constant_timescale_weight_decay,
     noise_scale,
     provenance,
     scale_hyperparameters,
@@ -104,7 +106,7 @@ def test_golden_malladi() -> None:
     base = Hyperparameters(lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
     scaled = scale_hyperparameters(base, 256, 1024, "malladi")
     assert scaled == Hyperparameters(lr=2e-3, betas=(0.6, 0.996), eps=5e-9)
-    with pytest.raises(Infeasible, match=r"by 16 gives -0.6, below 0"):
+    with pytest.raises(Infeasible, match=r"gives a beta of -0.6, below 0"):
         scale_hyperparameters(base, 256, 4096, "malladi")
 
 
@@ -153,3 +155,42 @@ def test_golden_noise_scale_of_the_article() -> None:
         noise_scale(0.1, 10, 1, 1.0)
     with pytest.raises(UsageError, match=r"outside of \[0, 1\)"):
         constant_noise_lr(0.1, 1, 0.9, 1, 1.0)
+
+
+@given(beta=st.sampled_from([0.9, 0.95, 0.999]), b=st.integers(1, 512), new=st.integers(1, 512))
+def test_law_the_half_life_in_examples_stays(beta: float, b: int, new: int) -> None:
+    moved = constant_half_life_beta(beta, b, new)
+    if moved > 0:  # very large ratios underflow, as they should
+        assert b / math.log(beta) == pytest.approx(new / math.log(moved), rel=1e-6)
+
+
+def test_golden_half_life_beside_malladi() -> None:
+    """A doubled batch: beta squared, where Malladi's line is its tangent at beta = 1."""
+    assert constant_half_life_beta(0.999, 256, 512) == pytest.approx(0.999**2)
+    line = scale_hyperparameters(Hyperparameters(lr=1.0), 256, 512, "malladi").betas[1]
+    assert line == 0.998
+    assert constant_half_life_beta(0.999, 256, 512) - line == pytest.approx(1e-6)
+    assert constant_half_life_beta(0.9, 256, 8192) == pytest.approx(0.9**32)  # malladi: below 0
+    for beta in (0.0, 1.0, math.nan):
+        with pytest.raises(UsageError, match="beta = "):
+            constant_half_life_beta(beta, 1, 2)
+    with pytest.raises(UsageError, match="batch_size = 0"):
+        constant_half_life_beta(0.9, 1, 0)
+
+
+@given(b=SIZES, new=SIZES, lr=BASES, new_lr=BASES)
+def test_law_the_timescale_of_weight_decay_stays(
+    b: int, new: int, lr: float, new_lr: float
+) -> None:
+    moved = constant_timescale_weight_decay(0.1, lr, b, new_lr, new)
+    assert b / (lr * 0.1) == pytest.approx(new / (new_lr * moved), rel=1e-12)
+
+
+def test_golden_weight_decay() -> None:
+    assert constant_timescale_weight_decay(0.1, 1e-3, 256, 1e-3, 1024) == 0.4
+    linear = scale_lr(1e-3, 256, 1024, "linear")
+    assert constant_timescale_weight_decay(0.1, 1e-3, 256, linear, 1024) == 0.1
+    with pytest.raises(UsageError, match=r"new_lr = 0\.0"):
+        constant_timescale_weight_decay(0.1, 1e-3, 256, 0.0, 1024)
+    with pytest.raises(UsageError, match="weight_decay = -1"):
+        constant_timescale_weight_decay(-1, 1e-3, 256, 1.0, 1024)

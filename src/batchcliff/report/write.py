@@ -68,7 +68,7 @@ def write_report(
             delta=delta,
             level=level,
         )
-        drawn = {name: pool.submit(_picture, s) for name, s in static_specs(content).items()}
+        drawn = {name: pool.submit(svg_and_png, s) for name, s in static_specs(content).items()}
         bundle.result()
         beside: dict[str, tuple[str, ...]] = {
             name: (f"{name}.svg", f"{name}.png") for name in drawn
@@ -77,10 +77,10 @@ def write_report(
         beside["all"] = (*itertools.chain(*beside.values()), *texts)
         texts["index.html"] = html.render(content, beside).encode()
         files: dict[str, bytes] = {}
-        for name, picture in drawn.items():
-            files[f"{name}.svg"], files[f"{name}.png"] = picture.result()
+        for name, both in drawn.items():
+            files[f"{name}.svg"], files[f"{name}.png"] = both.result()
     figures = tuple(folder / name for name in files)
-    _write_all(folder, files | texts)
+    write_files(folder, files | texts)
     return ReportFiles(
         page=folder / "index.html",
         csv=folder / "results.csv",
@@ -102,7 +102,7 @@ def static_specs(content: Content) -> dict[str, Spec]:
     return specs
 
 
-def _picture(spec: Spec) -> tuple[bytes, bytes]:
+def svg_and_png(spec: Spec) -> tuple[bytes, bytes]:
     """(SVG, PNG) of one figure; of small charts, a PNG pixel by pixel."""
     svg = _renumber(vl_convert.vegalite_to_svg(spec))
     png = vl_convert.svg_to_png(svg, scale=1.0 if "concat" in spec else PNG_SCALE)
@@ -126,8 +126,9 @@ def _texts(content: Content) -> dict[str, bytes]:
     }
 
 
-def _write_all(folder: Path, files: dict[str, bytes]) -> None:
-    """The page last: where it stands, everything that it links to does."""
+def write_files(folder: Path, files: dict[str, bytes], what: str = "the report") -> None:
+    """Each file in one step, in the order given, the page last: where it stands, everything
+    that it links to does. Raises StorageError, which names `what`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -138,4 +139,4 @@ def _write_all(folder: Path, files: dict[str, bytes]) -> None:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(error.errno, f"the report cannot be written: {error}") from error
+        raise StorageError(error.errno, f"{what} cannot be written: {error}") from error

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from batchcliff.errors import Infeasible, UsageError
 from batchcliff.schedules.curves import exact
-from batchcliff.schedules.duration import DurationLike, as_duration
+from batchcliff.schedules.duration import Duration, DurationLike, as_duration
 
 
 def _whole(**sizes: int) -> None:
@@ -54,22 +54,40 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // d for d in small)})
 
 
+def in_examples(duration: DurationLike) -> Duration:
+    """`duration`, if it has a length in examples while the batch size changes.
+
+    Raises:
+        UsageError: a length in updates, or a malformed one.
+    """
+    length = as_duration(duration)
+    if length.unit == "up":
+        raise UsageError(
+            f"'{length}' with a batch size that changes: updates have no fixed size. Write "
+            "epochs ('5ep') or examples ('64000ex')."
+        )
+    return length
+
+
+def share_of_run(duration: DurationLike, budget: DurationLike) -> Fraction | None:
+    """`duration` as a share of `budget`; None where data and batch size would tell."""
+    length, run = as_duration(duration), as_duration(budget)
+    if length.unit == "%":
+        return length.value / 100
+    return length.value / run.value if length.unit == run.unit else None
+
+
 def examples(duration: DurationLike, num_examples: int, total: int | None = None) -> int:
     """Fewest examples that are at least `duration`; `total` is the run's length in examples.
 
     Raises:
         UsageError: a length in updates, whose size changes, or "%" without `total`.
     """
-    length = as_duration(duration)
+    length = in_examples(duration)
     if length.unit == "ep":
         return math.ceil(length.value * num_examples)
     if length.unit == "ex":
         return math.ceil(length.value)
-    if length.unit == "up":
-        raise UsageError(
-            f"'{length}' with a batch size that changes: updates have no fixed size. Write "
-            "epochs ('5ep') or examples ('64000ex')."
-        )
     if total is None:
         raise UsageError(f"'{length}' is a share of the run, whose length is not known here.")
     return math.ceil(length.value * total / 100)
@@ -146,7 +164,7 @@ def batch_sizes(sizes: Sequence[tuple[DurationLike, int]], num_examples: int) ->
 def grow_instead_of_decay(
     batch_size: int,
     milestones: Sequence[DurationLike],
-    factor: float,
+    factor: float | Fraction,
     num_examples: int,
     max_batch_size: int | None = None,
     total: int | None = None,
@@ -162,7 +180,8 @@ def grow_instead_of_decay(
         UsageError: 1/factor is not a whole number of at least 2.
     """
     _whole(batch_size=batch_size)
-    inverse = 1 / exact(factor) if factor > 0 else Fraction(0)
+    share = factor if isinstance(factor, Fraction) else exact(factor)
+    inverse = 1 / share if share > 0 else Fraction(0)
     if inverse.denominator != 1 or inverse < 2:
         raise UsageError(
             f"factor = {factor!r}: batch sizes grow by whole factors. Write 1/2, 1/5, 1/10, "
@@ -183,12 +202,18 @@ def grow_instead_of_decay(
 
 
 def batch_warmup(
-    start: int, peak: int, increment: int, duration: DurationLike, num_examples: int
+    start: int,
+    peak: int,
+    increment: int,
+    duration: DurationLike,
+    num_examples: int,
+    total: int | None = None,
 ) -> BatchSizes:
     """From `start` to `peak` by `increment`, in equal shares of `duration`.
 
     As Megatron-LM's `--rampup-batch-size start increment samples`: each of the
-    (peak - start)/increment sizes below the peak lasts for an equal number of examples.
+    (peak - start)/increment sizes below the peak lasts for an equal number of examples. A
+    duration in "%" refers to `total` examples.
 
     Raises:
         UsageError: `increment` does not divide `peak - start`, or a step would be shorter
@@ -201,7 +226,7 @@ def batch_warmup(
             f"batch warmup from {start} to {peak} by {increment}: the way up must be a whole "
             "number of increments, and at least one."
         )
-    length = examples(duration, num_examples)
+    length = examples(duration, num_examples, total)
     starts = [-(-length * step // count) for step in range(count + 1)]
     sizes = range(start, peak + 1, increment)
     return BatchSizes(tuple(map(Stage, starts, sizes)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.schedules.curves import warmup_factors
 
+ROUNDING = 1e-9  # of the peak: what float32 and recursions on the rate may be apart
 Rates = Callable[[int, int, float, float | None], list[float]]
 """(warmup updates W, number of updates n, peak, start factor or None) -> n rates."""
 
@@ -262,22 +263,30 @@ def rates(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two conventions side by side; rates are factors of the peak."""
+    """Two schedules side by side; rates are factors of the peak."""
 
     first: str
     second: str
-    warmup: int
     rates: tuple[tuple[float, float], ...]
 
     @property
     def differing(self) -> tuple[int, ...]:
         """Updates whose rates differ by more than rounding (1e-9 of the peak)."""
-        return tuple(t for t, (a, b) in enumerate(self.rates) if abs(a - b) > 1e-9)
+        return tuple(t for t, (a, b) in enumerate(self.rates) if abs(a - b) > ROUNDING)
 
     @property
     def largest(self) -> float:
         """The largest difference, in units of the peak; 0 if there is none."""
         return max((abs(a - b) for a, b in self.rates), default=0.0)
+
+    @property
+    def largest_at(self) -> int | None:
+        """The first update with the largest difference, to rounding; None if all are equal."""
+        least = self.largest - ROUNDING
+        gaps = (abs(a - b) for a, b in self.rates)
+        if self.largest <= ROUNDING:
+            return None
+        return next(t for t, gap in enumerate(gaps) if gap >= least)
 
     @property
     def lost_updates(self) -> float:
@@ -288,4 +297,4 @@ class Difference:
 def compare(first: str, second: str, warmup: int, count: int) -> Difference:
     """What changes between two libraries asked for the same warmup. Raises as `rates`."""
     pairs = zip(rates(first, warmup, count), rates(second, warmup, count), strict=True)
-    return Difference(first, second, warmup, tuple(pairs))
+    return Difference(first, second, tuple(pairs))

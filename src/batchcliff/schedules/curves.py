@@ -17,6 +17,8 @@ from functools import lru_cache
 from batchcliff.errors import UsageError, did_you_mean
 
 WarmupShape = Callable[[int, int, Fraction], float]
+Curve = Callable[[int, int], float]
+"""A decay over (index, count); e.g. `cosine_decay`. Its index 0 follows the warmup."""
 
 
 @lru_cache(maxsize=256)

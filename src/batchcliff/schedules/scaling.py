@@ -84,12 +84,18 @@ _RULES = (
 SCALING: dict[str, ScalingRule] = {rule.name: rule for rule in _RULES}
 
 
-def _rule(scaling: str, base: float, base_batch_size: int, batch_size: int) -> ScalingRule:
-    if scaling not in SCALING:
-        raise UsageError(f"unknown lr scaling {scaling!r}.{did_you_mean(scaling, SCALING)}")
+def _ratio(base_batch_size: int, batch_size: int) -> Fraction:
+    """B/B0. Raises UsageError for a size below 1."""
     for name, size in (("base_batch_size", base_batch_size), ("batch_size", batch_size)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise UsageError(f"{name} = {size!r}: a positive whole number is needed.")
+    return Fraction(batch_size, base_batch_size)
+
+
+def _rule(scaling: str, base: float, base_batch_size: int, batch_size: int) -> ScalingRule:
+    if scaling not in SCALING:
+        raise UsageError(f"unknown lr scaling {scaling!r}.{did_you_mean(scaling, SCALING)}")
+    _ratio(base_batch_size, batch_size)
     if not (math.isfinite(base) and base > 0):
         raise UsageError(f"base lr = {base!r}: a positive number is needed, such as 0.1.")
     return SCALING[scaling]
@@ -147,14 +153,29 @@ def scale_hyperparameters(
         return dataclasses.replace(base, lr=lr, warmup=_legw_warmup(base.warmup, ratio))
     if scaling != "malladi":
         return dataclasses.replace(base, lr=lr)
-    first, second = (1 - ratio * (1 - _fraction(beta)) for beta in base.betas)
-    if (lowest := min(first, second)) < 0:
+    betas, eps = malladi_moments(base.betas, base.eps, ratio)
+    check_betas(betas)
+    return dataclasses.replace(base, lr=lr, betas=betas, eps=eps)
+
+
+def malladi_moments(
+    betas: tuple[float, float], eps: float, ratio: Fraction
+) -> tuple[tuple[float, float], float]:
+    """Adam's betas and eps at `ratio` times the batch size: 1 - k (1 - beta), eps / sqrt(k).
+
+    Malladi et al. 2022, arXiv:2205.10287. A beta may come out below 0: see `check_betas`.
+    """
+    first, second = (float(1 - ratio * (1 - _fraction(beta))) for beta in betas)
+    return (first, second), _sqrt(_fraction(eps) ** 2 / ratio)
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Infeasible if scaling with the batch size made a beta negative."""
+    if (lowest := min(betas)) < 0:
         raise Infeasible(
-            f"malladi scaling of betas {base.betas} by {ratio} gives {float(lowest):.6g}, "
-            "below 0. The rule holds for smaller batches, or betas closer to 1."
+            f"malladi scaling gives a beta of {lowest:.6g}, below 0. The rule holds for smaller "
+            "batches, or betas closer to 1."
         )
-    eps = _sqrt(_fraction(base.eps) ** 2 / ratio)
-    return dataclasses.replace(base, lr=lr, betas=(float(first), float(second)), eps=eps)
 
 
 def _legw_warmup(warmup: Duration | None, ratio: Fraction) -> Duration:
@@ -189,3 +210,40 @@ def constant_noise_lr(
     ratio = Fraction(new_batch_size, batch_size)
     damping = (1 - _fraction(new_momentum)) / (1 - _fraction(momentum))
     return float(_fraction(lr) * ratio * damping)
+
+
+def constant_half_life_beta(beta: float, base_batch_size: int, batch_size: int) -> float:
+    """The decay of a running average that forgets over as many *examples* as before.
+
+    beta' = beta^(B'/B), so that the half-life ln 2 / -ln(beta) x B stays; for Adam's beta2 in
+    Marek et al. 2025 (arXiv:2507.07101). To first order in 1 - beta it is malladi's rule,
+    and it never falls below 0.
+
+    Raises:
+        UsageError: a beta outside of (0, 1), or a size below 1.
+    """
+    ratio = _ratio(base_batch_size, batch_size)
+    if not 0 < beta < 1:
+        raise UsageError(f"beta = {beta!r}: a number above 0 and below 1, such as 0.999.")
+    return float(beta ** float(ratio))
+
+
+def constant_timescale_weight_decay(
+    weight_decay: float, lr: float, base_batch_size: int, new_lr: float, batch_size: int
+) -> float:
+    """Decoupled weight decay with the timescale of (weight_decay, lr, B) at the new pair.
+
+    lambda' = lambda (B'/B) (lr/lr'), which keeps tau = B / (lr lambda D), the share of the
+    data set D over which weights are averaged (Bergsma et al. 2025, arXiv:2505.13738). At a
+    constant lr it is proportional to the batch size; with linear scaling it does not change.
+
+    Raises:
+        UsageError: a rate that is not above 0, a negative weight decay, or a size below 1.
+    """
+    ratio = _ratio(base_batch_size, batch_size)
+    for name, rate in (("lr", lr), ("new_lr", new_lr)):
+        if not (math.isfinite(rate) and rate > 0):
+            raise UsageError(f"{name} = {rate!r}: a positive number is needed, such as 0.1.")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise UsageError(f"weight_decay = {weight_decay!r}: a number >= 0 is needed.")
+    return float(_fraction(weight_decay) * ratio * _fraction(lr) / _fraction(new_lr))

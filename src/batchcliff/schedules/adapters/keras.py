@@ -1,4 +1,4 @@
-"""For Keras 3: a `LearningRateSchedule` that reads the table."""
+"""For Keras 3: a `LearningRateSchedule` and a `Callback` that read the table."""
 
 from __future__ import annotations
 
@@ -39,3 +39,31 @@ def schedule(table: Sequence[float], peak: float) -> Any:
             return {"table": self.table, "peak": self.peak}
 
     return TableSchedule(table, peak)
+
+
+def callback(table: Sequence[float], peak: float) -> Any:
+    """A `keras.callbacks.Callback` that sets the rate of every update before it is done.
+
+    For an optimizer whose `learning_rate` is a number. The update is the optimizer's own
+    count, which is saved with it: a resumed run goes on at the right rate, whatever was
+    loaded first.
+
+    Raises:
+        UsageError: Keras is not installed, or an empty table.
+    """
+    if not table:
+        raise UsageError("an empty table of factors: the run has no update.")
+    keras = require("keras", "keras")
+    base: Any = keras.callbacks.Callback
+    rates = [float(peak * factor) for factor in table]
+
+    class TableCallback(base):  # type: ignore[misc]  # the base is known at run time only
+        """Sets peak * table[updates done]."""
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            del batch, logs
+            optimizer = self.model.optimizer
+            done = int(optimizer.iterations)
+            optimizer.learning_rate = rates[min(done, len(rates) - 1)]
+
+    return TableCallback()

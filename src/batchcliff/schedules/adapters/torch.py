@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from batchcliff.errors import UsageError
-from batchcliff.schedules.compose import Curve, Warmup, factors, warmup_table
+from batchcliff.schedules.compose import Warmup, factors, warmup_table
+from batchcliff.schedules.curves import Curve
 from batchcliff.schedules.duration import Clock, DurationLike, as_duration
 
 try:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchcliff.schedules.compose import Curve
-from batchcliff.schedules.curves import constant_decay, cosine_decay, linear_decay
+from batchcliff.schedules.curves import Curve, constant_decay, cosine_decay, linear_decay
 from batchcliff.schedules.duration import Clock
 
 if TYPE_CHECKING:
