@@ -159,6 +159,27 @@ def answer_table(folder: Path) -> str:
     )
 
 
+def seeds_table(folder: Path) -> str:
+    """Every trial by itself, in the order of the seeds: where a mean would hide them."""
+    store, plan, records = read(ROOT / folder)
+    by_id = {r.trial_id: r for r in records}
+    cells: dict[tuple[int, str], list[str]] = {}
+    for arm, size, _, trial_id in sorted(plan, key=lambda planned: planned[2]):
+        trial = [by_id[trial_id]] if trial_id in by_id else []
+        cells.setdefault((size, arm), []).append(shown(trial))
+    arms = [arm.name for arm in store.study.arms]
+    table = [
+        [f"{size:,}", *(", ".join(cells.get((size, arm), [])) for arm in arms)]
+        for size in sorted(store.study.batch_sizes)
+    ]
+    measured = {(r.spec.batch_size, r.spec.arm) for r in records}
+    seeds = ", ".join(str(seed) for seed in store.study.seeds)
+    return (
+        f"Test accuracy in percent of each trial, seeds {seeds} in this order. "
+        f"{caption(records, len(measured))}\n\n" + markdown_table(["batch size", *arms], table)
+    )
+
+
 def repeat_table(folders: Path) -> str:
     """The trials that two studies share, by id: how far one seed is from itself."""
     first, second = (
@@ -202,6 +223,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "bench": bench_table,
     "repeat": repeat_table,
     "answer": answer_table,
+    "seeds": seeds_table,
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,34 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     wrong = re.sub(r"(\| 2,048 \| \d\d)\.\d", r"\1.x", README, count=1)
     assert wrong != README
     assert write_figures.rewritten(wrong) == README
+
+
+def test_a_table_of_seeds_gives_each_trial_its_own_place(tmp_path: Path) -> None:
+    """Against the records as files; one taken away leaves its place, not its neighbour's."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import write_figures
+
+    folder = tmp_path / "digits"
+    shutil.copytree(ROOT / "results" / "digits", folder)
+    files = {
+        (body["spec"]["arm"], body["spec"]["batch_size"], body["spec"]["seed"]): (file, body)
+        for file in (folder / "results").glob("*.json")
+        for body in [json.loads(file.read_text())["body"]]
+    }
+    files.pop(("warmup", 256, 3))[0].unlink()
+    rows = {
+        cells[0]: cells[1:]
+        for line in write_figures.seeds_table(folder).splitlines()
+        if (cells := [cell.strip() for cell in line.strip("| ").split("|")])[0][:1].isdigit()
+    }
+    assert set(rows) == {"64", "128", "256", "512"}
+    for column, arm in enumerate(("none", "warmup")):
+        for size in rows:
+            for seed, cell in enumerate(rows[size][column].split(", ")):
+                found = files.pop((arm, int(size), seed), None)
+                want = "missing" if found is None else f"{100 * found[1]['accuracy']:.2f}"
+                assert cell == want, (arm, size, seed)
+    assert not files
 
 
 def test_the_study_file_of_the_readme_is_planned(tmp_path: Path) -> None:

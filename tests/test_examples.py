@@ -30,8 +30,16 @@ def test_read_records_says_where_each_arm_falls() -> None:
     assert text.index("none:") < text.index("warmup:")
 
 
+def test_lars_in_your_loop_learns_and_resumes() -> None:
+    lines = output_of("lars_in_your_loop.py").splitlines()
+    losses = [float(line.partition("loss ")[2]) for line in lines[:3]]
+    assert losses[2] < 0.5 * losses[0]
+    assert lines[-1] == "resumed at update 20: the same weights"
+
+
 def test_no_example_is_left_out() -> None:
     assert {p.name for p in (ROOT / "examples").glob("*.py")} == {
+        "lars_in_your_loop.py",
         "warmup_in_your_loop.py",
         "read_records.py",
     }

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from batchcliff.canonical import from_plain, parse_json, to_plain
-from batchcliff.spec import Arm, Decay, LrRule, Settings, StudySpec, TrialSpec
+from batchcliff.spec import Arm, Decay, LrRule, Pretraining, Settings, StudySpec, TrialSpec
 from batchcliff.techniques import TECHNIQUES
 from batchcliff.techniques.seams import kept
 
@@ -34,6 +34,8 @@ SPEC = TrialSpec(
 
 def changed(value: Any) -> Any:
     """Another value of the same type."""
+    if value is None:
+        return Pretraining(data="digits")
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -66,7 +68,7 @@ def added(cls: Any) -> list[str]:
     """Fields of a dataclass and of those inside of it that came after the first release."""
     found = [f.name for f in dataclasses.fields(cls) if "added" in f.metadata]
     for hint in typing.get_type_hints(cls).values():
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint):  # of what may be None, the field is all
             found += added(hint)
     return found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from batchcliff.optimizers import Lamb, Larc, Lars
     from batchcliff.record import Outcome, TrialRecord
     from batchcliff.spec import (
         Arm,
@@ -49,6 +50,9 @@ __all__ = [
     "Decay",
     "Incomplete",
     "Infeasible",
+    "Lamb",
+    "Larc",
+    "Lars",
     "LrRule",
     "Model",
     "NoEffect",
@@ -84,6 +88,7 @@ _WHERE = {
         "StorageError",
         "UsageError",
     ),
+    "optimizers": ("Lamb", "Larc", "Lars"),
     "record": ("Outcome", "TrialRecord"),
     "spec": (
         "Arm",

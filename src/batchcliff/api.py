@@ -1,4 +1,5 @@
-"""The verbs: plan, run, status, report, export, init, doctor. The command line calls these.
+"""The verbs: plan, run, status, report, export, import_, target, init, doctor. The command line
+calls these.
 
 Each returns a frozen value and prints nothing. Importing this module imports no torch; only
 `run` and `doctor` do, when they are called.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchcliff.canonical import parse_json
 from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.importing import ImportReport, find_imported, import_, report_imported
 from batchcliff.planning import (
     STUDIES,
     Plan,
@@ -25,22 +26,25 @@ from batchcliff.planning import (
     plan,
     resolved,
     usual_workers,
+    with_weights,
 )
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import StudySpec
 from batchcliff.study.cost import Cost, expected
-from batchcliff.study.printable import printable
+from batchcliff.study.printable import escaped, json_text, printable
 from batchcliff.study.progress import Progress, SilentProgress
 from batchcliff.studyfile import load_study, recipe_text
 from batchcliff.workloads import load_workload
 
 if TYPE_CHECKING:
     from batchcliff.machine import Check
+    from batchcliff.stats.budget import Budget
     from batchcliff.study.store import Store
     from batchcliff.study.supervisor import RunSummary
 
 __all__ = [
     "CellStatus",
+    "ImportReport",
     "Plan",
     "PlannedTrial",
     "Report",
@@ -48,11 +52,13 @@ __all__ = [
     "doctor",
     "export",
     "find_study",
+    "import_",
     "init",
     "plan",
     "report",
     "run",
     "status",
+    "target",
 ]
 
 FORMATS = ("csv", "json", "md")
@@ -116,19 +122,21 @@ def run(
     progress: Progress | None = None,
     extend: bool = False,
     accept_code_change: bool = False,
+    weights: str | Path | None = None,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
     study, out, data, workload: as for `plan`; device: "auto", "cpu", "cuda" or "cuda:0";
     workers: processes that train side by side, None for as many as fit; extend: the study may
     be the one in the folder with more seeds, batch sizes or arms, which are added to it;
-    accept_code_change: go on although the code that trains is another than in the folder.
+    accept_code_change: go on although the code that trains is another than in the folder;
+    weights: a safetensors file to begin with in place of the study's own pretraining.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
     check_device(device)
     own = load_workload(workload) if workload else None
-    spec = resolved(study, own)
+    spec = with_weights(resolved(study, own), weights)
     from batchcliff.study import supervisor
 
     shown, exit_code = progress or SilentProgress(), 1
@@ -143,6 +151,7 @@ def run(
             workload_reference=workload,
             extend=extend,
             accept_code_change=accept_code_change,
+            weights=Path(weights) if weights else None,
         )
         exit_code = summary.exit_code
     finally:
@@ -164,6 +173,11 @@ def find_study(name: str | Path) -> Path:
                 return folder
         if given.suffix == ".toml" and given.is_file():
             return find_study(STUDIES / load_study(given).name)
+    if find_imported(name) is not None:
+        raise UsageError(
+            f"{printable(name)!r} is an imported table, not a study: no trial of it ran here. "
+            "`batchcliff report` shows it."
+        )
     known = sorted(p.parent.name for p in STUDIES.glob(f"*/{STUDY}"))
     hint = did_you_mean(given.name, known) if known else " `batchcliff run` makes one."
     raise UsageError(f"no study at {printable(name)!r}.{hint}")
@@ -242,19 +256,23 @@ def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
     with Store.open(find_study(study)) as store:
         found = [r for cell in _cells(store).values() for r in cell if r is not None]
     rows = tables.trial_rows(found)
+    if format == "json":
+        return json_text(rows) + "\n"
+    rows = [{k: escaped(v) if isinstance(v, str) else v for k, v in r.items()} for r in rows]
     if format == "csv":
         return tables.csv_text(rows)
-    if format == "json":
-        return json.dumps(rows, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
     shown = [["" if v is None else str(v) for v in row.values()] for row in rows]
     return tables.markdown_table(tables.TRIAL_COLUMNS, shown)
 
 
 def report(study: str | Path, *, out: str | Path | None = None) -> Report:
-    """Write the report of a study, by default into its folder's report/.
+    """Write the report of a study or an imported table, by default into its folder's report/.
 
-    Raises UsageError if there is no study, StorageError if the folder cannot be written to.
+    Raises UsageError if there is neither, StorageError if the folder cannot be written to.
     """
+    if (table := find_imported(study)) is not None:
+        shown = report_imported(table, out)
+        return Report(page=shown.page, headlines=(*shown.headlines, shown.marks[0]))
     folder = find_study(study)
     from batchcliff.report import write_report
     from batchcliff.study.store import Store
@@ -267,6 +285,25 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
     written = write_report(spec, records, cells, place, quarantined=quarantined)
     summary = parse_json(written.summary.read_bytes())
     return Report(page=written.page, headlines=tuple(summary["headline"]))
+
+
+def target(study: str | Path, accuracy: float) -> tuple[Budget, ...]:
+    """Updates to `accuracy`, a share, at each batch size of each arm, with the knee.
+
+    Only trials that were evaluated during the run can say when they reached it. Raises
+    UsageError if there is no study, or no arm with a measured trial.
+    """
+    from batchcliff.stats.budget import budget
+    from batchcliff.study.store import Store
+
+    with Store.open(find_study(study)) as store:
+        cells = _cells(store)
+    records = [record for found in cells.values() for record in found if record is not None]
+    measured = [r for r in records if r.outcome in (Outcome.OK, Outcome.DIVERGED)]
+    arms = dict.fromkeys(record.spec.arm for record in measured)
+    if not arms:
+        raise UsageError(f"{printable(study)!r} has no measured trial yet")
+    return tuple(budget(measured, arm, accuracy) for arm in arms)
 
 
 def init(recipe: str) -> str:

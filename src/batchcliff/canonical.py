@@ -96,7 +96,8 @@ Builder = Callable[[Any], Any]
 
 
 def _same(value: Any) -> Any:
-    return value
+    """Lists as tuples: a value of any type, such as an option of a technique, is frozen too."""
+    return tuple([_same(item) for item in value]) if isinstance(value, list) else value
 
 
 @functools.cache  # reading hints takes longer than all the rest of a record

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from batchcliff import __version__
+from batchcliff.cli_import import import_verb
 from batchcliff.cli_options import (
     OUTPUT,
     AcceptCodeChange,
@@ -30,9 +31,12 @@ from batchcliff.cli_options import (
     Set,
     StudyFolder,
     StudySource,
+    Weights,
     Workers,
     WorkloadOption,
 )
+from batchcliff.cli_schedule import schedule_verb
+from batchcliff.cli_target import target_verb
 from batchcliff.errors import BatchcliffError
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ A batch size is the number of examples per optimizer update, always.
   batchcliff init article > my.toml        a study file to start from
 
   batchcliff export article > trials.csv   a row per trial
+
+  batchcliff schedule article              the learning rate of every update
 
 [bold]Exit codes[/bold]
 
@@ -175,6 +181,7 @@ def run_verb(
     workload: WorkloadOption = None,
     extend: Extend = False,
     accept_code_change: AcceptCodeChange = False,
+    weights: Weights = None,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -197,6 +204,7 @@ def run_verb(
         progress=progress,
         extend=extend,
         accept_code_change=accept_code_change,
+        weights=weights,
         **where,
     )
     _finish(summary, as_json)
@@ -309,6 +317,11 @@ def init_verb(
 
     rows = [(n, load_study(n).description.split(". ")[0]) for n in recipe_names()]
     show.write_table(("recipe", "what it is"), rows, left=2)
+
+
+app.command("import")(_guarded(import_verb))
+app.command("target")(_guarded(target_verb))
+app.command("schedule")(_guarded(schedule_verb))
 
 
 @app.command("doctor")

@@ -94,6 +94,14 @@ AcceptCodeChange = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.safetensors",
+        help="Weights to fine-tune, in place of the study's own pretraining.",
+        rich_help_panel=PLACE,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
 ]

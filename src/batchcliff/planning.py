@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,28 @@ class Plan:
 def resolved(study: StudySpec | str | Path, own: Workload | None) -> StudySpec:
     """The study itself, or read from a file or a recipe."""
     return study if isinstance(study, StudySpec) else load_study(study, workload=own)
+
+
+def with_weights(study: StudySpec, weights: str | Path | None) -> StudySpec:
+    """The study that begins with a file's weights, which it names by their SHA-256.
+
+    Raises UsageError if the file cannot be read or the study has no pretraining to replace.
+    """
+    if weights is None:
+        return study
+    pretraining = study.settings.pretraining
+    if pretraining is None:
+        raise UsageError(
+            f"--weights {weights}: the study has no pretraining that they could stand for. "
+            'Write settings.pretraining = { data = "cifar10-first-half" } in it.'
+        )
+    try:
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"--weights {weights}: {error.strerror or error}") from error
+    given = dataclasses.replace(pretraining, weights=digest)
+    settings = dataclasses.replace(study.settings, pretraining=given)
+    return dataclasses.replace(study, settings=settings)
 
 
 def folder_of(study: StudySpec, out: str | Path | None) -> Path:
@@ -182,11 +205,12 @@ def _data_facts(
     from batchcliff.data import cifar
     from batchcliff.study.material import load_data
 
-    if study.data == "cifar10" and location is None:
+    if study.data.startswith("cifar10") and location is None:
+        share = 2 if study.data.endswith("-half") else 1  # of classes that are equally many
         facts = DataFacts(
-            num_train=cifar.NUM_TRAIN,
-            num_test=cifar.NUM_TEST,
-            num_classes=len(cifar.CLASS_NAMES),
+            num_train=cifar.NUM_TRAIN // share,
+            num_test=cifar.NUM_TEST // share,
+            num_classes=len(cifar.CLASS_NAMES) // share,
             image_shape=cifar.IMAGE_SHAPE,
         )
         return facts, "", "sizes of the official data set; the data have not been read"

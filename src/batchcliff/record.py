@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from batchcliff.canonical import ADDED
 from batchcliff.spec import TrialSpec
 
 
@@ -30,16 +31,40 @@ class Curves:
     train_loss: mean over the epoch's updates, NaN from the epoch of the first bad update on.
     lr: learning rate of the epoch's last update.
     test_accuracy: with running batch-norm statistics, at the end of the epoch.
+
+    Where the trial's settings ask for gradient norms (Euclidean, of the loss' gradient over
+    all parameters, before clipping and weight decay; of the unscaled loss):
+    gradient_norm, gradient_norm_max: mean and maximum over the epoch's updates, those that
+        loss scaling skipped left out; NaN as in train_loss, and where all were skipped.
+    first_gradient_norms: of updates 0, 1, ... up to 99 or the first bad one, which is the
+        last here; skipped ones too, whose norms are not finite.
     """
 
     train_loss: tuple[float, ...] = ()
     lr: tuple[float, ...] = ()
     test_accuracy: tuple[float | None, ...] = ()
+    gradient_norm: tuple[float, ...] = field(default=(), metadata=ADDED)
+    gradient_norm_max: tuple[float, ...] = field(default=(), metadata=ADDED)
+    first_gradient_norms: tuple[float, ...] = field(default=(), metadata=ADDED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchStage:
+    """A part of a run whose batch size changes: its updates, and their highest rate."""
+
+    batch_size: int
+    updates: int
+    lr: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
-    """The arithmetic of a trial: what could fake a cliff. Counts are of what was planned."""
+    """The arithmetic of a trial: what could fake a cliff. Counts are of what was planned.
+
+    Where the batch size changes, `stages` has all sizes in turn; `updates_per_epoch` is the
+    mean over the run, `dropped_per_epoch` and the horizon are the largest of any stage, and
+    `batch_norm_group` is that of the spec's batch size.
+    """
 
     num_train: int  # examples in the training set
     num_test: int
@@ -47,13 +72,14 @@ class Ledger:
     updates: int
     updates_per_epoch: float
     epochs: float
-    examples: int  # seen by the planned updates: updates * batch_size
+    examples: int  # seen by the planned updates: the sum of their batch sizes
     dropped_per_epoch: int  # examples that an epoch leaves out (remainder = "drop")
     batch_norm_group: int  # examples that share batch-norm statistics; 0: not known
     batch_norm_horizon_epochs: float  # 1 / (1 - momentum) updates, in epochs; 0: no batch norm
     accumulation: int  # micro batches per update
     warmup_updates: int
     lr_provenance: str  # e.g. "3.2 = 0.1 x 4096/128 (linear)"
+    stages: tuple[BatchStage, ...] = field(default=(), metadata=ADDED)  # (): one batch size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +100,32 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Transfer:
+    """What fine-tuning left of the pretrained weights; None: not a finite number.
+
+    distance: of the final weights from the pretrained ones, all but the last layer, as a
+        share of the pretrained ones' norm (Euclidean, over all parameters).
+    old_accuracy_before, old_accuracy: test accuracy on the task of pretraining, before and
+        after, with the last layer that it had then put back.
+    old_accuracy_reestimated: after, with batch-norm statistics re-estimated on that task:
+        what is missing then is lost in the weights, not in the statistics.
+    weights: SHA-256 of the pretrained weights, 16 hex digits.
+    """
+
+    distance: float | None
+    old_accuracy_before: float
+    old_accuracy: float | None
+    old_accuracy_reestimated: float | None
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
-    """One finished trial. `accuracy` is None unless the outcome is ok."""
+    """One finished trial. `accuracy` is None unless the outcome is ok.
+
+    Under the setting evaluation = "reestimated", `accuracy` and `test_loss` are those with
+    re-estimated statistics; the running ones are then the last of `curves.test_accuracy`.
+    """
 
     spec: TrialSpec
     outcome: Outcome
@@ -89,7 +139,21 @@ class TrialRecord:
     ledger: Ledger | None = None  # None: infeasible before the arithmetic could be done
     curves: Curves = field(default_factory=Curves)
     provenance: Provenance | None = None
+    # of `updates`, those that loss scaling skipped (precision "fp16")
+    skipped_updates: int = field(default=0, metadata=ADDED)
+    transfer: Transfer | None = field(default=None, metadata=ADDED)  # with pretraining
 
     @property
     def trial_id(self) -> str:
         return self.spec.trial_id
+
+    @property
+    def examples(self) -> int:
+        """Examples that the applied updates read."""
+        if self.ledger is None or not self.ledger.stages:
+            return self.updates * self.spec.batch_size
+        found, rest = 0, self.updates
+        for stage in self.ledger.stages:
+            found += min(rest, stage.updates) * stage.batch_size
+            rest = max(rest - stage.updates, 0)
+        return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchcliff.canonical import to_plain
-from batchcliff.study.printable import printable
+from batchcliff.study.printable import json_text, printable
 from batchcliff.study.progress import duration_text
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ PIPE_WIDTH = 160  # columns where the output is no terminal and nothing need be 
 
 def write_json(value: Any) -> None:
     """`value` (dataclasses allowed) as one JSON document on standard output."""
-    sys.stdout.write(json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(to_plain(value)) + "\n")
 
 
 def write(*lines: str) -> None:
@@ -67,7 +66,8 @@ def show_plan(plan: Plan) -> None:
     write(
         f"study {study.name}: {len(plan.trials)} trials = {len(study.arms)} arms x "
         f"{len(study.batch_sizes)} batch sizes x {len(study.seeds)} seeds; workload "
-        f"{study.workload}, data {study.data}, {study.budget} each",
+        f"{study.workload}, data {study.data}, {study.budget} each"
+        + (", or longer" if any(t.spec.budget != study.budget for t in plan.trials) else ""),
         f"data: {plan.data_source}",
         f"folder: {plan.folder}",
         "",
@@ -80,6 +80,8 @@ def show_plan(plan: Plan) -> None:
         "batch: examples per update; norm group: examples that share batch-norm statistics; "
         "left out: examples that an epoch skips",
     )
+    for cell in _cells(plan):
+        write(*_stages(cell[0]))
     for reason in dict.fromkeys(t.infeasible for t in plan.trials if t.infeasible):
         write(f"infeasible: {reason}")
     write(f"to run: {todo}, done: {plan.done}, infeasible: {plan.infeasible}")
@@ -118,6 +120,16 @@ def _plan_row(cell: list[PlannedTrial]) -> tuple[str, ...]:
         str(ledger.dropped_per_epoch),
         counted,
     )
+
+
+def _stages(trial: PlannedTrial) -> list[str]:
+    """Where the batch size changes: every size, its updates and rate, in a line."""
+    if trial.ledger is None or not trial.ledger.stages:
+        return []
+    parts = [
+        f"{s.updates:,} updates of {s.batch_size} at {s.lr:g}" for s in trial.ledger.stages
+    ]
+    return [f"{trial.spec.arm}, batch {trial.spec.batch_size}: {', then '.join(parts)}"]
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from batchcliff.canonical import ADDED, digest, to_plain
 SEMANTICS = 1
 
 # Names that a study file may use for a field, where more than one place must know them all.
-INITS = ("glorot-uniform", "torch")
-OPTIMIZERS = ("sgd",)
+INITS = ("glorot-uniform", "torch", "he-normal")
+OPTIMIZERS = ("adam", "adamw", "gi-adam", "lamb", "larc", "lars", "radam", "sgd")
 EXCLUDE = ("nothing", "norms-and-biases")
 PRECISIONS = ("bf16", "fp16", "fp16-unscaled", "fp32", "tf32")
 EVALUATIONS = ("running", "reestimated")
@@ -72,8 +72,9 @@ class Optimizer:
     exclude: which parameters have no weight decay and, in LARS, LARC and LAMB, a trust ratio
         of 1: "nothing" or "norms-and-biases" (every tensor of one dimension).
     clip_norm: longest gradient of a network; 0: no clipping.
-    trust: coefficient of the trust ratio of LARS and LARC. betas, eps: of Adam's family and
-        LAMB; eps of LARS and LARC too.
+    trust: coefficient of the trust ratio of LARS and LARC. denominator: of that ratio,
+        "separate", |g| + weight_decay |w|, or "joint", |g + weight_decay w|.
+    betas, eps: of Adam's family and LAMB; eps of LARS and LARC too.
     """
 
     name: str = "sgd"
@@ -87,6 +88,23 @@ class Optimizer:
     trust: float = field(default=0.001, metadata=ADDED)
     betas: tuple[float, float] = field(default=(0.9, 0.999), metadata=ADDED)
     eps: float = field(default=1e-8, metadata=ADDED)
+    denominator: str = field(default="separate", metadata=ADDED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretraining:
+    """Where the weights come from that a trial begins with, all but the last layer.
+
+    The trial's network is first trained on `data` for `budget` at `batch_size` with a rate
+    that falls from `lr` to 0 along a cosine, by the trial's other settings and its seed. With
+    `weights`, the SHA-256 of a safetensors file, the file's are taken instead.
+    """
+
+    data: str
+    budget: str = "30ep"
+    batch_size: int = 256
+    lr: float = 0.1
+    weights: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +126,7 @@ class Settings:
     # "reestimated": the trial is judged by batch-norm statistics of the final weights
     evaluation: str = field(default="running", metadata=ADDED)
     gradient_norms: bool = field(default=False, metadata=ADDED)  # recorded for every update
+    pretraining: Pretraining | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,11 +140,16 @@ class LrRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decay:
-    """Decay of the lr over the run.
+    """Decay of the lr over the run: a kind of `batchcliff.schedules.decays`, and its options.
 
-    "multistep": times `factor` at each of `at`. "polynomial": from the end of the warmup to
-    the end of the run, `floor + (1 - floor) * (1 - t) ** power`; "cosine": half a cosine from
-    1 to `floor`. "constant": none.
+    Each kind has some of the options and leaves the others at their defaults.
+
+    at: milestones, durations; factor: what each of them multiplies the rate by.
+    power: of (1 - t/T) in a polynomial. floor: factor of the peak that the decay falls to.
+    timescale: duration, after which an inverse square root falls; "": that of the warmup.
+    duration: of the fall at the end of a warmup-stable-decay.
+    rise: share of the run before the peak of a one-cycle; start, end: its first and its last
+        factor of the peak.
     """
 
     kind: str = "multistep"
@@ -133,6 +157,11 @@ class Decay:
     factor: float = 0.1
     power: float = field(default=1.0, metadata=ADDED)
     floor: float = field(default=0.0, metadata=ADDED)
+    timescale: str = field(default="", metadata=ADDED)
+    duration: str = field(default="", metadata=ADDED)
+    rise: float = field(default=0.3, metadata=ADDED)
+    start: float = field(default=0.04, metadata=ADDED)
+    end: float = field(default=4e-6, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -124,13 +124,30 @@ def test_half_precision_keeps_statistics_in_float32() -> None:
     assert half.eval()(x).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("group", "batch"), [(5, 12), (8, 12), (24, 12)])
-def test_a_batch_that_is_no_multiple_is_refused(group: int, batch: int) -> None:
-    layer = GhostBatchNorm2d(CHANNELS, group)
-    message = f"a batch of {batch} is not a multiple of the group {group}"
-    with pytest.raises(ValueError, match=f"^{message}$"):
+@pytest.mark.parametrize("group", [5, 8, 24])
+def test_the_rest_of_a_batch_is_a_group_of_its_own(group: int) -> None:
+    """12 images: each group as a layer of its own would have it; its share of the average."""
+    layer, x = GhostBatchNorm2d(CHANNELS, group, momentum=0.75), images()
+    y = layer(x)
+    mean, var = torch.zeros(CHANNELS), torch.zeros(CHANNELS)
+    for start in range(0, 12, group):
+        part = x[start : start + group]
+        alone = GhostBatchNorm2d(CHANNELS, len(part), momentum=0.0)
+        torch.testing.assert_close(y[start : start + group], alone(part), rtol=1e-5, atol=1e-5)
+        mean += alone.running_mean[0] * len(part) / 12
+        var += alone.running_var[0] * len(part) / 12
+    torch.testing.assert_close(layer.running_mean[0], 0.25 * mean)
+    torch.testing.assert_close(layer.running_var[0], 0.75 + 0.25 * var)
+
+
+def test_groups_that_cannot_be_are_refused() -> None:
+    layer = GhostBatchNorm2d(CHANNELS, 8, shards=2)
+    with pytest.raises(ValueError, match=r"^a batch of 12 is not a multiple of the group 8$"):
         layer(images())
     layer.eval()(images())  # evaluation takes any batch
+    with pytest.raises(ValueError, match=r"^a batch of 9 in groups of 4 leaves a group of one"):
+        GhostBatchNorm2d(CHANNELS, 4)(torch.randn(9, CHANNELS, 1, 1))
+    GhostBatchNorm2d(CHANNELS, 4)(torch.randn(9, CHANNELS, 1, 2))
 
 
 def test_it_says_what_it_is() -> None:

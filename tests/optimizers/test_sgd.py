@@ -8,8 +8,8 @@ import torch
 from slow_network import Sgd
 from test_arithmetic import wrap_scheduler
 
-from batchcliff.spec import Optimizer
 from batchcliff.optimizers.sgd import sgd_update
+from batchcliff.spec import Optimizer
 
 WIDE = torch.float64
 

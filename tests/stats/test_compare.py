@@ -191,15 +191,26 @@ def test_arms_that_differ_in_the_arm_alone_are_comparable():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.2}, r"differ in more than the arm.*lr \(warmup: 0.2, none: 0.1\)"),
-        ({"budget": "20ep"}, r"budget \(warmup: '20ep', none: '10ep'\)"),
-        ({"data_digest": "f" * 64}, "data_digest"),
+        ({"data_digest": "f" * 64}, "differ in more than the arm.*data_digest"),
         ({"workload": "article"}, r"workload \(warmup: 'article', none: 'digits'\)"),
     ],
 )
 def test_a_difference_beyond_the_arm_is_refused_by_name(change, message):
     with pytest.raises(UsageError, match=message):
         check_comparable([make_spec("warmup", 32, 0, **change)], [make_spec("none", 32, 0)])
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"lr": 0.2}, "lr (warmup: 0.2, none: 0.1)"),
+        ({"budget": "20ep"}, "budget (warmup: '20ep', none: '10ep')"),
+    ],
+)
+def test_rates_and_lengths_of_an_arm_are_told(change, note):
+    arm = [make_spec("warmup", 32, 0, **change)]
+    notes = check_comparable(arm, [make_spec("none", 32, 0)])
+    assert notes == (f"arms 'warmup' and 'none' also differ in {note}",)
 
 
 def test_settings_that_an_arm_overrides_are_told():

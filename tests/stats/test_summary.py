@@ -130,7 +130,7 @@ def test_contradictions_are_refused_by_name():
     other = make_record("none", 32, 50, 0.9, num_classes=100)
     with pytest.raises(UsageError, match=r"differ in num_classes: \[10, 100\]"):
         summarize([*records, other], planned, "none")
-    mixed = [*planned, make_spec("late", 32, 0, budget="20ep")]
+    mixed = [*planned, make_spec("late", 32, 0, data_digest="f" * 64)]
     with pytest.raises(UsageError, match="differ in more than the arm"):
         summarize(records, mixed, "none")
 

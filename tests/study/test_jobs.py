@@ -140,3 +140,16 @@ def test_a_worker_hangs_when_it_is_silent_for_longer_than_ever(
     now += 2
     assert state.hung
     assert dataclasses.replace(state, longest_gap=0.0).hung
+
+
+def test_a_sign_of_life_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    state = Busy(JOBS[0], {}, {}, 0, heard=now)
+    state.hears((["a"], 3))
+    for _ in range(20):
+        now += 100
+        state.hears((["a"], 3))
+    assert state.hung
+    state.hears((["a"], 4))
+    assert not state.hung

@@ -14,11 +14,13 @@ import pytest
 
 from batchcliff.study.store import Planned, Store
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_peer as fake
+from sizes import size
 
-KILLS = int(os.environ.get("BATCHCLIFF_KILLS", "150"))
-RACES = int(os.environ.get("BATCHCLIFF_RACES", "15"))
+KILLS = size("kills")
+RACES = size("races")
 
 
 @pytest.fixture
@@ -130,6 +132,7 @@ def race(zygote: fake.Zygote, folder: Path, *more: object) -> tuple[set[int], se
         return codes[0.1], codes[0.2], store.study.lr.base
 
 
+@pytest.mark.timeout(7200)
 def test_one_study_wins_the_race_to_be_created(zygote: fake.Zygote, tmp_path: Path) -> None:
     winners = set()
     for number in range(RACES):

@@ -19,8 +19,10 @@ from batchcliff.record import Outcome
 from batchcliff.study import files
 from batchcliff.study.store import Planned, Store, seal
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_peer as fake
+from sizes import size
 
 TRIALS = 6
 STUDY = fake.study_of(TRIALS)
@@ -142,6 +144,7 @@ def memory():
         yield Path(name)
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("verified", [True, False], ids=["store", "control"])
 def test_every_mutation_is_found_and_repaired(
     memory: Path, monkeypatch, verified: bool
@@ -150,7 +153,7 @@ def test_every_mutation_is_found_and_repaired(
     store = fake.start(folder, TRIALS)
     fake.work(store)
     rng, missed = random.Random(5), 0
-    truth, rounds = fake.true_table(TRIALS), int(os.environ.get("BATCHCLIFF_MUTATIONS", "320"))
+    truth, rounds = fake.true_table(TRIALS), size("mutations")
     if not verified:  # a store that believes whatever parses
         monkeypatch.setattr("batchcliff.study.store.unseal", believe)
         rounds = 60

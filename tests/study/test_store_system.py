@@ -19,17 +19,21 @@ import pytest
 from batchcliff.errors import UsageError
 from batchcliff.study.store import Store
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_peer as fake
+from sizes import size
 
 TRIALS = 2
 TRUTH = fake.true_table(TRIALS)
 PROGRAM = str(Path(fake.__file__))
-POINTS = int(os.environ.get("BATCHCLIFF_INJECTIONS", "30"))  # per fate; 0: all
+POINTS = size("injections")  # for each fate
 CALLS = (
     "mkdir,mkdirat,openat,write,fsync,link,linkat,unlink,unlinkat,rename,renameat,flock,close,"
     "getdents64,newfstatat"
 )
+
+FATES = ("signal=SIGKILL", "error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EROFS")
 
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is missing: faults by the kernel NOT TESTED"
@@ -115,7 +119,7 @@ def injections(zygote: fake.Zygote, folder: Path) -> list[tuple[str, int]]:
         counts[name] += 1
     points = [(name, n + 1) for name in CALLS.split(",") for n in range(counts[name])]
     assert len(points) > 150
-    every = max(1, len(points) // POINTS) if POINTS else 1
+    every = max(1, len(points) // POINTS)
     return points[::every]
 
 
@@ -136,8 +140,9 @@ def memory():
         yield Path(name)
 
 
+@pytest.mark.timeout(7200)
 @needs_strace
-@pytest.mark.parametrize("fate", ["signal=SIGKILL", "error=ENOSPC", "error=EIO", "error=EROFS"])
+@pytest.mark.parametrize("fate", FATES)
 def test_faults_by_the_kernel_at_every_call(zygote, memory: Path, fate: str) -> None:
     codes: Counter[int] = Counter()
     for call, n in injections(zygote, memory):

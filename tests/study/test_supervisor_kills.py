@@ -20,7 +20,9 @@ import pytest
 
 from batchcliff.study.store import Store
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
 sys.path.insert(0, str(Path(__file__).parent))
+from sizes import size
 from study_runs import (
     Driver,
     accounted,
@@ -31,7 +33,7 @@ from study_runs import (
     table,
 )
 
-KILLS = int(os.environ.get("BATCHCLIFF_RUN_KILLS", "9"))
+KILLS = size("run_kills")
 TRIALS = 16  # 8 seeds, 2 batch sizes
 
 
@@ -52,6 +54,7 @@ def kill(victims: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.timeout(7200)
 def test_kill_9_at_random_moments(tmp_path: Path, expected: bytes) -> None:
     """The driver, one worker, or all of them; then the same command goes on."""
     rng, folder, hits = random.Random(20), tmp_path / "s", Counter[str]()

@@ -13,7 +13,8 @@ from slow_network import Array, SlowNetwork
 from torch import Tensor
 
 from batchcliff.data.resident import Resident
-from batchcliff.models.conv_net import ConvNet, slices
+from batchcliff.models.conv_net import ConvNet
+from batchcliff.models.network import slices
 from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, BatchNorm, Decay, Model, Settings, TrialSpec
 from batchcliff.study.grid import arm_settings

@@ -113,6 +113,14 @@ GPU_CASES: dict[str, dict[str, Any]] = {
         "augmentation": "as-written",
     },
     "global": {"augmentation": "as-coded", "optimizer__form": "torch"},
+    "mixed": {
+        "augmentation": "as-written",
+        "mixup": 0.4,
+        "cutout": 3,
+        "random_erasing": 0.5,
+        "label_smoothing": 0.1,
+        "gradient_norms": True,
+    },
 }
 
 

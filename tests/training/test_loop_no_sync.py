@@ -73,6 +73,15 @@ SETTINGS = {
         optimizer__nesterov=True,
         optimizer__weight_decay=1e-3,
     ),
+    "mixed": with_settings(
+        SMALL,
+        augmentation="as-written",
+        mixup=0.4,
+        cutout=3,
+        random_erasing=0.5,
+        label_smoothing=0.1,
+        gradient_norms=True,
+    ),
 }
 
 

@@ -38,12 +38,16 @@ CODED = with_settings(
     optimizer__weight_decay=1e-3,
     model__init="torch",
 )
+SMOOTHED = with_settings(NARROW, label_smoothing=0.1, augmentation="as-coded", cutout=3)
+ERASED = with_settings(KERAS_WRITTEN, label_smoothing=0.2, random_erasing=0.7)
 # settings, image shape, batch size, classes: 10 classes, as 4 networks' biases fill a vector
 CASES: dict[str, tuple[Settings, tuple[int, int, int], int, int]] = {
     "grey": (NARROW, (8, 8, 1), 10, 4),
     "colour": (KERAS_WRITTEN, (8, 8, 3), 16, 10),
     "digits-like": (DIGITS_LIKE, (8, 8, 1), 32, 10),
     "coded": (CODED, (8, 8, 3), 7, 5),
+    "smoothed": (SMOOTHED, (8, 8, 1), 10, 10),
+    "erased": (ERASED, (8, 8, 3), 16, 10),
 }
 
 

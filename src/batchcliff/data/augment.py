@@ -18,10 +18,15 @@ Kinds
               rows, in columns; out[r, c] = in[r + shift_rows, c + shift_columns]
               (Keras_Preprocessing 1.0.9, `random_shift` and `apply_affine_transform`, which
               passes the shift to scipy.ndimage.affine_transform as its offset).
+
+`Extras` come after the kind, in this order: cutout, random erasing (`erasing`), mixup
+(`mixup`; its share is drawn with the others and applied to whole batches by the update). Each
+has columns of its own behind those of the kind, whose draws stay as they are without.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,32 +34,87 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from batchcliff.data import erasing
+from batchcliff.data.mixup import MIXUP_COLUMNS, share_draws
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.randomness import derive, integers, uniform
+from batchcliff.spec import Settings
 
 # N examples held, B batch, H height, W width, C channel, k draws per example
 
 NUM_DRAWS: dict[str, int] = {"none": 0, "as-written": 3, "as-coded": 2}
 """Draws per example, k, of every kind of augmentation."""
 
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is done to an image beyond its kind of augmentation; each is off at 0.
+
+    cutout: side of the square, pixels. random_erasing: its probability. mixup: alpha.
+    """
+
+    cutout: int = 0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Extras:
+        """Those of a trial's settings."""
+        return cls(settings.cutout, settings.random_erasing, settings.mixup)
+
+    @property
+    def columns(self) -> int:
+        """Draws per example."""
+        return (
+            erasing.CUTOUT_COLUMNS * bool(self.cutout)
+            + erasing.ERASING_COLUMNS * bool(self.random_erasing)
+            + MIXUP_COLUMNS * bool(self.mixup)
+        )
+
+
+NO_EXTRAS = Extras()
+
 _FRACTION = 8  # padding and shift range are an eighth of the image: 4 pixels of 32
 
 
-def num_draws(kind: str) -> int:
-    """Draws per example of `kind`. UsageError with the nearest known kind."""
+def num_draws(kind: str, extras: Extras = NO_EXTRAS) -> int:
+    """Draws per example of `kind` and `extras`. UsageError with the nearest known kind."""
     if kind not in NUM_DRAWS:
         raise UsageError(f"unknown augmentation {kind!r}.{did_you_mean(kind, NUM_DRAWS)}")
-    return NUM_DRAWS[kind]
+    return NUM_DRAWS[kind] + extras.columns
 
 
 def draw(
-    kind: str, seed: int, epoch: int, num_examples: int, image_shape: tuple[int, int, int]
+    kind: str,
+    seed: int,
+    epoch: int,
+    num_examples: int,
+    image_shape: tuple[int, int, int],
+    extras: Extras = NO_EXTRAS,
 ) -> NDArray[Any]:
     """What happens to each example in one epoch: [num_examples, k], int16 or float32.
 
-    `image_shape` is (H, W, C). Row i depends on (kind, seed, epoch, i, H, W) only: neither
-    on the batch size nor on how many examples there are. UsageError for an unknown kind.
+    `image_shape` is (H, W, C). Row i depends on (kind, extras, seed, epoch, i, H, W) only:
+    neither on the batch size nor on how many examples there are; and the columns of the kind
+    and of each extra only on those. UsageError for an unknown kind.
     """
+    columns = [_kind_draws(kind, seed, epoch, num_examples, image_shape)]
+    if extras.cutout:
+        columns.append(erasing.cutout_draws(seed, epoch, num_examples, image_shape))
+    if extras.random_erasing:
+        columns.append(
+            erasing.random_erasing_draws(
+                extras.random_erasing, seed, epoch, num_examples, image_shape
+            )
+        )
+    if extras.mixup:
+        columns.append(share_draws(extras.mixup, seed, epoch, num_examples))
+    return np.concatenate(columns, axis=1, dtype=columns[0].dtype)
+
+
+def _kind_draws(
+    kind: str, seed: int, epoch: int, num_examples: int, image_shape: tuple[int, int, int]
+) -> NDArray[Any]:
     k = num_draws(kind)
     streams = [derive(seed, "augmentation", kind, epoch, column) for column in range(k)]
     height, width, _ = image_shape
@@ -77,6 +137,7 @@ def apply(
     draws_Bk: Tensor,
     dtype: torch.dtype = torch.float32,
     scale: float = 1 / 255,
+    extras: Extras = NO_EXTRAS,
 ) -> Tensor:
     """Augmented images [B, C, H, W] in channels-last memory, times `scale`, as `dtype`.
 
@@ -84,7 +145,7 @@ def apply(
     Every example of the batch is used once: this is `gather` with the identity as index.
     """
     every_B = torch.arange(images_BHWC.shape[0], device=images_BHWC.device)
-    return gather(kind, images_BHWC, every_B, draws_Bk, dtype, scale)
+    return gather(kind, images_BHWC, every_B, draws_Bk, dtype, scale, extras)
 
 
 def gather(
@@ -94,20 +155,29 @@ def gather(
     draws_Bk: Tensor,
     dtype: torch.dtype = torch.float32,
     scale: float = 1 / 255,
+    extras: Extras = NO_EXTRAS,
 ) -> Tensor:
     """`apply` to the examples `index_B` of the resident uint8 images, without copying them.
 
     index_B: any integer type, in [0, N). draws_Bk: row b belongs to example index_B[b].
     The arithmetic is float32 and rounds to `dtype` once, at the end; [B, C, H, W] in
-    channels-last memory. UsageError for an unknown kind.
+    channels-last memory. Mixup is not applied: it needs the whole batch. UsageError for an
+    unknown kind.
     """
     num_draws(kind)
+    own_Bk, rest_Bk = draws_Bk[:, : NUM_DRAWS[kind]], draws_Bk[:, NUM_DRAWS[kind] :]
     if kind == "none":
         pixels_BHWC = images_NHWC[index_B.long()].float()
     elif kind == "as-written":
-        pixels_BHWC = _cropped(images_NHWC, index_B, draws_Bk)
+        pixels_BHWC = _cropped(images_NHWC, index_B, own_Bk)
     else:
-        pixels_BHWC = _shifted(images_NHWC, index_B, draws_Bk)
+        pixels_BHWC = _shifted(images_NHWC, index_B, own_Bk)
+    if extras.cutout:
+        own_Bk, rest_Bk = rest_Bk.tensor_split((erasing.CUTOUT_COLUMNS,), 1)
+        pixels_BHWC = erasing.cutout(pixels_BHWC, own_Bk, extras.cutout)
+    if extras.random_erasing:
+        own_Bk, rest_Bk = rest_Bk.tensor_split((erasing.ERASING_COLUMNS,), 1)
+        pixels_BHWC = erasing.random_erasing(pixels_BHWC, own_Bk, 1 / scale)
     return (pixels_BHWC * scale).to(dtype).permute(0, 3, 1, 2)
 
 

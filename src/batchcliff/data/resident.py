@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batchcliff.data.augment import draw, num_draws
+from batchcliff.data.augment import NO_EXTRAS, Extras, draw, num_draws
 from batchcliff.data.sources import Dataset
 from batchcliff.errors import Infeasible, UsageError, did_you_mean
 from batchcliff.randomness import derive, permutation
@@ -89,11 +89,16 @@ def updates_per_epoch(num_examples: int, batch_size: int) -> int:
 
 @functools.lru_cache(maxsize=32)
 def _epoch(
-    seed: int, epoch: int, num_examples: int, kind: str, image_shape: tuple[int, int, int]
+    seed: int,
+    epoch: int,
+    num_examples: int,
+    kind: str,
+    image_shape: tuple[int, int, int],
+    extras: Extras,
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """Order and, in that order, draws of one epoch. Kept, since two blocks may share it."""
     order = epoch_order(seed, epoch, num_examples)
-    draws = draw(kind, seed, epoch, num_examples, image_shape)[order]
+    draws = draw(kind, seed, epoch, num_examples, image_shape, extras)[order]
     order.flags.writeable = draws.flags.writeable = False
     return order, draws
 
@@ -106,6 +111,7 @@ def index_stream(
     num_examples: int,
     image_shape: tuple[int, int, int],
     kind: str = "none",
+    extras: Extras = NO_EXTRAS,
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """Positions first..stop-1 of the stream: example indices int32 [P] and draws [P, k].
 
@@ -117,12 +123,12 @@ def index_stream(
     while position < stop:
         epoch, start = divmod(position, num_examples)
         taken = min(stop - position, num_examples - start)
-        order, drawn = _epoch(seed, epoch, num_examples, kind, image_shape)
+        order, drawn = _epoch(seed, epoch, num_examples, kind, image_shape, extras)
         orders.append(order[start : start + taken])
         draws.append(drawn[start : start + taken])
         position += taken
     if not orders:
-        order, drawn = _epoch(seed, 0, num_examples, kind, image_shape)
+        order, drawn = _epoch(seed, 0, num_examples, kind, image_shape, extras)
         orders, draws = [order[:0]], [drawn[:0]]
     return np.concatenate(orders), np.concatenate(draws)
 
@@ -137,11 +143,15 @@ def epoch_block(
     image_shape: tuple[int, int, int],
     kind: str,
     remainder: str,
+    extras: Extras = NO_EXTRAS,
+    start: int = 0,
 ) -> Block:
     """What updates first_update..stop_update-1 of the run read, U rows of B examples.
 
-    `image_shape` is (H, W, C); `kind` as in augment; `remainder` "drop" or "carry". Any range
-    may be asked for, but one epoch at a time is what the caller should copy to the device.
+    `image_shape` is (H, W, C); `kind` and `extras` as in augment; `remainder` "drop" or
+    "carry". Any range may be asked for, but one epoch at a time is what the caller should
+    copy to the device. start: position of the stream at which update 0 begins (a batch size
+    that takes over during a run has its own); under "drop" the beginning of an epoch.
     Raises Infeasible if the batch exceeds the data, UsageError for unknown names.
     """
     if remainder not in REMAINDERS:
@@ -150,21 +160,26 @@ def epoch_block(
         )
     per_epoch = updates_per_epoch(num_examples, batch_size)
     stream = functools.partial(
-        index_stream, seed, num_examples=num_examples, image_shape=image_shape, kind=kind
+        index_stream,
+        seed,
+        num_examples=num_examples,
+        image_shape=image_shape,
+        kind=kind,
+        extras=extras,
     )
     updates = max(stop_update - first_update, 0)
     if remainder == "carry" or updates == 0:
-        start = first_update * batch_size
-        pieces = [stream(start, start + updates * batch_size)]
+        begin = start + first_update * batch_size
+        pieces = [stream(begin, begin + updates * batch_size)]
     else:
         pieces, update = [], first_update
         while update < stop_update:
             epoch, row = divmod(update, per_epoch)
             rows = min(stop_update - update, per_epoch - row)
-            start = epoch * num_examples + row * batch_size
-            pieces.append(stream(start, start + rows * batch_size))
+            begin = start + epoch * num_examples + row * batch_size
+            pieces.append(stream(begin, begin + rows * batch_size))
             update += rows
     index = np.concatenate([p[0] for p in pieces])
     draws = np.concatenate([p[1] for p in pieces])
     shape = (updates, batch_size)
-    return Block(index.reshape(shape), draws.reshape(*shape, num_draws(kind)))
+    return Block(index.reshape(shape), draws.reshape(*shape, num_draws(kind, extras)))

@@ -262,8 +262,28 @@ def _load_named_images(location: Path | None, cache: Path, report: Report) -> Da
     return load_images(location, cache)
 
 
+def _half_of(load: Loader, which: str) -> Loader:
+    def load_half(location: Path | None, cache: Path, report: Report) -> Dataset:
+        from batchcliff.data.halves import half  # which needs Dataset from here
+
+        return half(load(location, cache, report), which)
+
+    return load_half
+
+
+def _halves(name: str, load: Loader) -> dict[str, Source]:
+    return {
+        f"{name}-{which}-half": Source(
+            f"{name}, the {which} half of its classes only", _half_of(load, f"{which}-half")
+        )
+        for which in ("first", "second")
+    }
+
+
 DATASETS: dict[str, Source] = {
     "cifar10": Source("60,000 colour images of 32x32 in 10 classes, downloaded", _load_cifar10),
+    **_halves("cifar10", _load_cifar10),
     "digits": Source("1,797 grey images of 8x8 in 10 classes, embedded", _load_digits),
+    **_halves("digits", _load_digits),
     "images": Source("your own images, from --data PATH", _load_named_images),
 }

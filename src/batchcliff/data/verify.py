@@ -48,6 +48,16 @@ class Decoded:
     class_names: tuple[str, ...]
     encodings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """DataError for a name that no digest can be taken of: a folder's, or a schema's."""
+        for name in self.class_names:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"the class name {shown(name)} is no text in UTF-8: rename the class"
+                ) from error
+
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The four arrays in the order in which they are digested."""
         return self.train_images, self.train_labels, self.test_images, self.test_labels

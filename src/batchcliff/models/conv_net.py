@@ -74,10 +74,12 @@ class ConvNet(Network):
         x = x_BCHW
         statistics: list[Statistics] = []
         for i, block in enumerate(self.blocks):
-            convolutions, norms = list(block)[0::3], list(block)[1::3]
-            for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
-                pool = number + 1 == len(norms) and i + 1 < len(self.blocks)
-                x = norm.relu(convolution(x), pool=pool, later=statistics)
+            layers = list(block.children())  # convolution, batch norm, ReLU, and again
+            for at in range(0, len(layers), 3):
+                norm = layers[at + 1]
+                assert isinstance(norm, GhostBatchNorm2d)
+                pool = at + 3 == len(layers) and i + 1 < len(self.blocks)
+                x = norm.relu(layers[at](x), pool=pool, later=statistics)
         keep(statistics)
         if self.stack == 1:
             logits_BK: Tensor = self.head(x.mean((2, 3)))

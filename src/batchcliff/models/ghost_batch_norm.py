@@ -7,6 +7,8 @@ normalised its own eighth of the batch and kept its own running statistics.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,15 +22,19 @@ class GhostBatchNorm2d(nn.Module):
     momentum: Keras' (running = momentum * running + (1 - momentum) * batch, once an update);
         the variance that is kept is unbiased, as in Keras' fused layer and in PyTorch, the
         one that normalises is biased.
-    group: examples that share statistics; the batch must be a multiple of it. The first
-        group holds the first `group` examples of the batch, and so on.
+    group: examples that share statistics. The first group holds the first `group` examples
+        of the batch, and so on; a last, smaller group holds the rest, if there is one, and
+        counts in the running statistics by its size.
     shards: 1 keeps one running mean and variance, fed by the average over groups; R > 1
         keeps one per group (then the batch has exactly R groups), and evaluation normalises
         the r-th R-th of a batch with the r-th statistics.
-    Statistics are computed in float32 whatever the input's type. Raises ValueError if a
-    training batch is not a multiple of `group`.
+    Statistics are computed in float32 whatever the input's type. Raises ValueError for a
+    training batch that is not a multiple of `group` where shards > 1, and for a group of one
+    single value.
+    fused: `relu` runs the Triton kernels of `batchcliff.kernels`; see `fused_batch_norm`.
     """
 
+    fused: bool = False
     running_mean: Tensor
     running_var: Tensor
 
@@ -52,11 +58,64 @@ class GhostBatchNorm2d(nn.Module):
         if not self.training:
             return self._evaluate(x_BCHW)
         batch = x_BCHW.shape[0]
-        if batch % self.group:
+        rest = batch % self.group
+        if rest and self.shards > 1:
             raise ValueError(f"a batch of {batch} is not a multiple of the group {self.group}")
+        if rest and rest * x_BCHW.shape[2] * x_BCHW.shape[3] == 1:
+            raise ValueError(
+                f"a batch of {batch} in groups of {self.group} leaves a group of one value, "
+                "which has no variance"
+            )
+        if rest:
+            return self._with_rest(x_BCHW, rest)
         if batch == self.group and self.shards == 1:
             return self._one_group(x_BCHW)
         return self._groups(x_BCHW)
+
+    def relu(
+        self, x_BCHW: Tensor, *, pool: bool = False, later: list[Statistics] | None = None
+    ) -> Tensor:
+        """This layer, ReLU, and with `pool` 2x2 average pooling: one operation if `fused`.
+
+        In training, what a fused layer's running statistics are to follow is appended to
+        `later` if that is given; then the caller owes a `keep(later)`. The layers of a
+        network are kept in a few launches so, not in some for each.
+        """
+        if not self.fused or not self._is_served(x_BCHW):
+            y = F.relu(self(x_BCHW))
+            return F.avg_pool2d(y, 2) if pool else y
+        from batchcliff.kernels.batch_norm_relu import batch_norm_relu, normalise_relu
+
+        in_one = pool and not (x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2)
+        if self.training:
+            groups = len(x_BCHW) // self.group
+            y, mean_GC, var_GC = batch_norm_relu(
+                x_BCHW, self.weight, self.bias, groups, self.eps, in_one
+            )
+            count = self.group * x_BCHW.shape[2] * x_BCHW.shape[3]
+            statistics = (self, mean_GC, var_GC, count)
+            if later is None:
+                keep([statistics])
+            else:
+                later.append(statistics)
+        else:
+            y = normalise_relu(
+                x_BCHW,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.eps,
+                in_one,
+            )
+        return F.avg_pool2d(y, 2) if pool and not in_one else y
+
+    def _is_served(self, x_BCHW: Tensor) -> bool:
+        """Whether the kernels have this case: groups and shards of equal size, and gradients
+        in training only."""
+        if self.training:
+            return len(x_BCHW) % self.group == 0
+        return not torch.is_grad_enabled() and len(x_BCHW) % self.shards == 0
 
     def _one_group(self, x_BCHW: Tensor) -> Tensor:
         """All examples share statistics: PyTorch's own layer, whose momentum is 1 - ours."""
@@ -72,22 +131,44 @@ class GhostBatchNorm2d(nn.Module):
         )
 
     def _groups(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW, mean_GC, unbiased_GC = self._normalised(x_BCHW, self.group)
+        self._keep(self.running_mean, mean_GC)
+        self._keep(self.running_var, unbiased_GC)
+        return y_BCHW
+
+    def _with_rest(self, x_BCHW: Tensor, rest: int) -> Tensor:
+        """As many whole groups as there are, and one of the `rest` examples left."""
+        whole = x_BCHW.shape[0] - rest
+        parts = [self._normalised(x_BCHW[whole:], rest)]
+        if whole:
+            parts.insert(0, self._normalised(x_BCHW[:whole], self.group))
+        shares = torch.tensor(
+            [self.group / x_BCHW.shape[0]] * (whole // self.group) + [rest / x_BCHW.shape[0]],
+            device=x_BCHW.device,
+        )
+        for running, at in ((self.running_mean, 1), (self.running_var, 2)):
+            values_GC = torch.cat([part[at] for part in parts])
+            self._keep(running, (shares[:, None] * values_GC).sum(0, keepdim=True))
+        return torch.cat([part[0] for part in parts])
+
+    def _normalised(self, x_BCHW: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Values normalised by groups, and each group's mean and unbiased variance [G, C]."""
         _, channels, height, width = x_BCHW.shape
-        count = self.group * height * width
-        x = x_BCHW.view(-1, self.group, channels, height, width).float()  # [G, n, C, H, W]
+        count = group * height * width
+        x = x_BCHW.view(-1, group, channels, height, width).float()  # [G, n, C, H, W]
         var, mean = torch.var_mean(x, dim=(1, 3, 4), correction=0, keepdim=True)
-        with torch.no_grad():
-            unbiased = var * (count / max(count - 1, 1))
-            self._keep(self.running_mean, mean.reshape(-1, channels))
-            self._keep(self.running_var, unbiased.reshape(-1, channels))
         scale = torch.rsqrt(var + self.eps) * self.weight[:, None, None]
         y = (x - mean) * scale + self.bias[:, None, None]
-        return y.flatten(0, 1).to(x_BCHW.dtype)
+        with torch.no_grad():
+            unbiased = var * (count / max(count - 1, 1))
+        y_BCHW = y.flatten(0, 1).to(x_BCHW.dtype)
+        return y_BCHW, mean.reshape(-1, channels).detach(), unbiased.reshape(-1, channels)
 
     def _keep(self, running_RC: Tensor, batch_GC: Tensor) -> None:
         if self.shards == 1:
             batch_GC = batch_GC.mean(0, keepdim=True)
-        running_RC.mul_(self.momentum).add_(batch_GC, alpha=1 - self.momentum)
+        with torch.no_grad():
+            running_RC.mul_(self.momentum).add_(batch_GC, alpha=1 - self.momentum)
 
     def _evaluate(self, x_BCHW: Tensor) -> Tensor:
         scale_RC = torch.rsqrt(self.running_var + self.eps) * self.weight
@@ -104,3 +185,27 @@ class GhostBatchNorm2d(nn.Module):
             f"{self.weight.numel()}, group={self.group}, eps={self.eps}, "
             f"momentum={self.momentum}, shards={self.shards}"
         )
+
+
+Statistics = tuple[GhostBatchNorm2d, Tensor, Tensor, int]
+"""A layer, its batch's means and biased variances [G, C], and the values in each of them."""
+
+
+@torch.no_grad()
+def keep(statistics: list[Statistics]) -> None:
+    """Let running statistics follow those of a batch, as the layers do by themselves.
+
+    One launch for all layers of the same momentum and size: they are tiny, and there are many.
+    """
+    by_share: dict[tuple[float, float], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for layer, mean_GC, var_GC, count in statistics:
+        if layer.shards == 1:
+            mean_GC, var_GC = mean_GC.mean(0, keepdim=True), var_GC.mean(0, keepdim=True)
+        share = 1 - layer.momentum
+        unbiased = share * (count / max(count - 1, 1))
+        by_share[layer.momentum, share].append((layer.running_mean, mean_GC))
+        by_share[layer.momentum, unbiased].append((layer.running_var, var_GC))
+    for (momentum, share), pairs in by_share.items():
+        running, batch = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        torch._foreach_mul_(running, momentum)
+        torch._foreach_add_(running, batch, alpha=share)

@@ -61,8 +61,9 @@ def slices(stacked: Tensor, stack: int) -> Tensor:
 def normal(stream: int, count: int) -> NDArray[np.float64]:
     """Standard normal, float64 [count] (Box and Muller 1958)."""
     radius = np.sqrt(-2 * np.log1p(-uniform(stream, count)))
-    angle: NDArray[np.float64] = 2 * math.pi * uniform(stream, count, start=count)
-    return radius * np.cos(angle)
+    angle = 2 * math.pi * uniform(stream, count, start=count)
+    drawn: NDArray[np.float64] = radius * np.cos(angle)
+    return drawn
 
 
 def _drawn(kind: str, stream: int, weight: Tensor, part: str) -> NDArray[np.float64] | None:

@@ -1,7 +1,7 @@
 """Rules of an update, by name: one file per family, each with its formula and source.
 
 `rule(options, parameters, stack)` is what the engine uses: a function of fixed tensors that
-a captured graph can replay. The public classes are torch optimizers around the same
+a captured graph can replay. `Lars`, `Larc` and `Lamb` are torch optimizers around the same
 functions, for anybody's own training code.
 """
 
@@ -10,13 +10,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.optimizers.adam import AdamRule
+from batchcliff.optimizers.lamb import LambRule
+from batchcliff.optimizers.lars import LarsRule
+from batchcliff.optimizers.public import Lamb, Larc, Lars
 from batchcliff.optimizers.rule import Rule
 from batchcliff.optimizers.sgd import Sgd
 from batchcliff.spec import Optimizer
 
-__all__ = ["RULES", "Rule", "rule"]
+__all__ = ["RULES", "Lamb", "Larc", "Lars", "Rule", "rule"]
 
 RULES: dict[str, type[Rule]] = {
+    "adam": AdamRule,
+    "adamw": AdamRule,
+    "gi-adam": AdamRule,
+    "lamb": LambRule,
+    "larc": LarsRule,
+    "lars": LarsRule,
+    "radam": AdamRule,
     "sgd": Sgd,
 }
 

@@ -46,6 +46,7 @@ class Published:
     url: str  # "" when the source gives none
     workload: str
     metric: str
+    num_classes: int
     runs_per_cell: int
     spread: str  # what a point's spread is, in the source's words; "" when it has none
     arms: tuple[PublishedArm, ...]

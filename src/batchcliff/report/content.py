@@ -9,7 +9,11 @@ from typing import Any
 from batchcliff.published import Published, load
 from batchcliff.record import TrialRecord
 from batchcliff.report import pagetables as pages
-from batchcliff.report.curves import learning_rate_curves, training_curves
+from batchcliff.report.curves import (
+    gradient_norm_curves,
+    learning_rate_curves,
+    training_curves,
+)
 from batchcliff.report.figures import (
     AccuracyByBatch,
     CurvePanels,
@@ -25,6 +29,7 @@ from batchcliff.report.ledger import (
     LedgerRow,
     counts_by_outcome,
     environment_rows,
+    evaluation_note,
     jpeg_note,
     ledger_rows,
     warnings,
@@ -50,6 +55,7 @@ class Content:
     differences: Differences
     training: tuple[CurvePanels, ...]
     learning_rates: CurvePanels
+    gradient_norms: tuple[CurvePanels, ...]  # by update, by epoch
     published: Published | None
     published_figure: AccuracyByBatch | None
     published_rows: tuple[PublishedRow, ...]
@@ -100,6 +106,7 @@ def make_content(
         differences=differences_figure(study, joined, summary, slot_of),
         training=training_curves(joined, slot_of),
         learning_rates=learning_rate_curves(joined, slot_of),
+        gradient_norms=gradient_norm_curves(joined, slot_of),
         published=published,
         published_figure=published_figure(published, slot_of) if published else None,
         published_rows=published_rows(joined, published) if published else (),
@@ -107,7 +114,7 @@ def make_content(
         environment=places,
         warnings=warnings(ledger, places, joined, aside),
         data_note=data_note,
-        notes=(*summary.notes, *notes),
+        notes=(*summary.notes, *evaluation_note(joined), *notes),
         quarantined=aside,
     )
 
@@ -117,7 +124,7 @@ def tables(content: Content) -> dict[str, Table]:
     found = [
         pages.cliffs_table(content.cliffs, content.summary),
         pages.wide_results_table(content.summary),
-        pages.results_table(content.summary),
+        pages.results_table(content.summary, content.ledger),
         pages.accounting_table(content.summary),
         pages.differences_table(content.summary),
         pages.ledger_table(content.ledger),

@@ -40,6 +40,29 @@ def training_curves(joined: Joined, slot_of: Mapping[str, int]) -> tuple[CurvePa
     )
 
 
+def gradient_norm_curves(joined: Joined, slot_of: Mapping[str, int]) -> tuple[CurvePanels, ...]:
+    """Gradient norms by update and by epoch, a panel a batch size; no panels without norms."""
+    seeds = _seeds_shown(joined)
+    note = f"log axis; {_seed_note(joined, seeds)}"
+    return (
+        CurvePanels(
+            title="Gradient norm of the first updates",
+            subtitle=f"over all parameters, the first 100 updates; {note}",
+            quantity="gradient norm",
+            panels=_by_batch(
+                joined, slot_of, lambda c: _positive(c.first_gradient_norms), seeds, start=0
+            ),
+            place="update",
+        ),
+        CurvePanels(
+            title="Gradient norm by epoch",
+            subtitle=f"mean over the epoch's updates, {note}",
+            quantity="gradient norm",
+            panels=_by_batch(joined, slot_of, lambda c: _positive(c.gradient_norm), seeds),
+        ),
+    )
+
+
 def learning_rate_curves(joined: Joined, slot_of: Mapping[str, int]) -> CurvePanels:
     """Learning rate by epoch, a panel an arm, a line a batch size (the first seed with one)."""
     panels, cells = [], joined.cells()
@@ -59,12 +82,13 @@ def learning_rate_curves(joined: Joined, slot_of: Mapping[str, int]) -> CurvePan
     )
 
 
-def thin(values: Values, most: int = MAX_EPOCH_POINTS) -> Points:
-    """(epoch from 1, value) of at most about `most` epochs, the first and last among them.
+def thin(values: Values, most: int = MAX_EPOCH_POINTS, start: int = 1) -> Points:
+    """(epoch from `start`, value) of at most about `most`, the first and last among them.
 
     Epochs that were not measured, and values that are not finite, are left out.
     """
-    found = [(i + 1, v) for i, v in enumerate(values) if v is not None and math.isfinite(v)]
+    numbered = enumerate(values, start)
+    found = [(i, v) for i, v in numbered if v is not None and math.isfinite(v)]
     stride = max(1, math.ceil(len(found) / most))
     kept = found[::stride]
     if found and kept[-1] != found[-1]:
@@ -86,6 +110,7 @@ def _curve(
     slot_of: Mapping[str, int],
     pick: Callable[[Curves], Values],
     most: int = MAX_EPOCH_POINTS,
+    start: int = 1,
 ) -> Curve:
     values = pick(trial.record.curves) if trial.record else ()
     return Curve(
@@ -93,12 +118,16 @@ def _curve(
         slot=slot_of[trial.arm],
         batch_size=trial.batch_size,
         seed=trial.seed,
-        points=thin(values, most),
+        points=thin(values, most, start),
     )
 
 
 def _by_batch(
-    joined: Joined, slot_of: Mapping[str, int], pick: Callable[[Curves], Values], seeds: int
+    joined: Joined,
+    slot_of: Mapping[str, int],
+    pick: Callable[[Curves], Values],
+    seeds: int,
+    start: int = 1,
 ) -> tuple[Panel, ...]:
     cells = joined.cells()
     most = min(MAX_EPOCH_POINTS, max(MAX_POINTS // (len(cells) * seeds), 20))
@@ -108,7 +137,7 @@ def _by_batch(
         for arm in joined.arms:
             recorded = [t for t in cells.get((arm, size), ()) if t.record is not None]
             recorded.sort(key=lambda t: t.seed)
-            curves += [_curve(t, slot_of, pick, most) for t in recorded[:seeds]]
+            curves += [_curve(t, slot_of, pick, most, start) for t in recorded[:seeds]]
         if any(c.points for c in curves):
             shown = tuple(c for c in curves if c.points)
             panels.append(Panel(title=batch_title(size), curves=shown))

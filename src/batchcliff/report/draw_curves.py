@@ -1,4 +1,4 @@
-"""Small charts of curves by epoch as Vega-Lite specifications."""
+"""Small charts of curves by epoch or update as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _panel(
     last = max((curve.points[-1][0] for curve in every if curve.points), default=1)
     x = place(
         "epoch",
-        title="epoch",
+        title=figure.place,
         scale={"domain": [0, last], "nice": False},
         axis={"tickCount": 5, "format": "d", "grid": False},
     )

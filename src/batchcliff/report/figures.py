@@ -109,7 +109,7 @@ class Differences:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One trial's curve: (epoch counted from 1, value), None values left out."""
+    """One trial's curve: (epoch from 1 or update from 0, value), None values left out."""
 
     arm: str
     slot: int
@@ -128,12 +128,13 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePanels:
-    """Small charts of one quantity by epoch."""
+    """Small charts of one quantity by epoch or by update."""
 
     title: str
     subtitle: str
-    quantity: str  # "test accuracy", "training loss", "learning rate"
+    quantity: str  # "test accuracy", "training loss", "learning rate", "gradient norm"
     panels: tuple[Panel, ...]
+    place: str = "epoch"  # counted from 1; or "update", from 0
 
 
 def slots(joined: Joined, published: Published | None = None) -> dict[str, int]:
@@ -189,7 +190,7 @@ def accuracy_figure(
             for c in arm.cells
         ]
         lines.append(Line(arm=arm.arm, slot=slot_of[arm.arm], points=tuple(points)))
-    bands = [band for arm in summary.arms for band in _bands(arm, summary, slot_of)]
+    bands = [band for arm in summary.arms for band in cliff_bands(arm, summary, slot_of)]
     return AccuracyByBatch(
         title=f"{clean(study.name, 60)}: test accuracy by batch size",
         subtitle=_subtitle(study, joined, data_note),
@@ -201,7 +202,7 @@ def accuracy_figure(
     )
 
 
-def _bands(
+def cliff_bands(
     arm: ArmSummary, summary: StudySummary, slot_of: Mapping[str, int]
 ) -> list[CliffBand]:
     """The tolerance cliff's band, and the collapse cliff's; none where there is no value."""

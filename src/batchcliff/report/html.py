@@ -31,9 +31,9 @@ LONG_TABLE = 24  # rows; longer ones are folded
 def render(content: Content, files: dict[str, tuple[str, ...]]) -> str:
     """The whole page. `files`: figure name -> files that lie beside the page."""
     charts = chart_specs(content)
-    script, glue = bundle(), _resource("page.js")
-    style = _resource("page.css") + _arm_styles(content)
-    template = _environment().get_template("template.html.jinja")
+    script, glue = bundle(), resource("page.js")
+    style = resource("page.css") + _arm_styles(content)
+    template = environment().get_template("template.html.jinja")
     return template.render(
         **_view(content),
         files=files,
@@ -71,9 +71,12 @@ def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
 def curve_figures(content: Content) -> dict[str, CurvePanels]:
     """The figures made of small charts that have any curve."""
     accuracy, loss = content.training
+    first_norms, norms = content.gradient_norms
     named = {
         "training-accuracy": accuracy,
         "training-loss": loss,
+        "gradient-norm-first": first_norms,
+        "gradient-norm": norms,
         "learning-rate": content.learning_rates,
     }
     return {name: figure for name, figure in named.items() if figure.panels}
@@ -109,14 +112,14 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
     return resources.files("batchcliff.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

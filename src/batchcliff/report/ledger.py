@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from batchcliff.record import Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.record import BatchStage, Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.report.join import Joined, Trial
 from batchcliff.report.text import clean, percent, plural, points
 
@@ -48,6 +48,7 @@ class LedgerRow:
     warmup_updates: int
     reestimated_gap: float | None  # largest |re-estimated - running| of the ok trials
     flags: tuple[str, ...]
+    stages: tuple[BatchStage, ...] = ()  # where the batch size changes during the run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +108,7 @@ def _ledger_row(
         warmup_updates=one.warmup_updates,
         reestimated_gap=gap,
         flags=tuple(name for name, is_up in raised.items() if is_up),
+        stages=one.stages,
     )
 
 
@@ -228,6 +230,18 @@ def jpeg_note(places: Sequence[EnvironmentRow], data: str = "") -> str:
         "The images were JPEG-recompressed: accuracies lie a few points under those of the "
         "original data set, on the plateau as well."
     )
+
+
+def evaluation_note(joined: Joined) -> tuple[str, ...]:
+    """A sentence on arms that are judged with re-estimated batch-norm statistics, if any."""
+    specs = [record.spec for record in joined.labelled]
+    judged = dict.fromkeys(s.arm for s in specs if s.settings.evaluation == "reestimated")
+    if not judged:
+        return ()
+    names = ", ".join(clean(arm, 32) for arm in judged)
+    whose = "all arms" if {s.arm for s in specs} == set(judged) else names
+    what = "are with re-estimated batch-norm statistics"
+    return (f"Accuracies of {whose} {what}; the curves by epoch are with running ones.",)
 
 
 def counts_by_outcome(joined: Joined) -> dict[str, int]:

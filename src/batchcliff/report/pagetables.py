@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,13 +59,18 @@ def mean_text(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ± {100 * (estimate.high - estimate.low) / 2:.2f}"
 
 
-def results_table(summary: StudySummary) -> Table:
+HEADER = ("arm", "batch size", "updates", "accuracy", "n", "failing", "lowest to highest")
+
+
+def results_table(summary: StudySummary, ledger: Sequence[LedgerRow] = ()) -> Table:
     """Accuracy by arm and batch size: an arm a row of cells, a batch size a line."""
     names = display_names(arm.arm for arm in summary.arms)
+    updates = {(row.arm, row.batch_size): row.updates for row in ledger}
     rows = [
         (
             names[arm.arm],
             f"{c.cell.batch_size:,}",
+            number(updates.get((arm.arm, c.cell.batch_size))),
             mean_text(c.mean),
             str(c.cell.ok),
             NOTHING if not c.cell.measured else f"{c.failing} of {c.cell.measured}",
@@ -78,7 +84,7 @@ def results_table(summary: StudySummary) -> Table:
         caption=f"Test accuracy over the n trials that ended ok: mean ± half of the "
         f"{summary.level:.0%} t interval, in points. Failing: diverged, or ended below "
         f"{percent(summary.floor, 1)}.",
-        header=("arm", "batch size", "accuracy", "n", "failing", "lowest to highest"),
+        header=HEADER,
         rows=tuple(rows),
     )
 
@@ -179,24 +185,37 @@ def ledger_table(rows: Sequence[LedgerRow]) -> Table:
     names = display_names(row.arm for row in rows)
     return Table(
         name="ledger",
-        caption="What each trial of a cell was given. Flags are explained below. Updates: "
-        "planned, in all, an epoch and in warmup. Dropped: examples that an epoch leaves out. "
+        caption="What each trial of a cell was given. Flags are explained below. Batch size: "
+        "every one in turn where it changes during the run. Updates: planned, in all, an epoch "
+        "and in warmup. Dropped: examples that an epoch leaves out. "
         "Norm group: examples that share batch-norm statistics; its horizon is in epochs. "
         "Re-estimated: largest change of accuracy, in points, with re-estimated statistics.",
         header=("arm", "batch size", "flags", "updates", "an epoch", "warmup", "dropped",
                 "norm group", "norm horizon", "micro batches", "re-estimated",
                 "peak learning rate"),
         rows=tuple(
-            (names[r.arm], f"{r.batch_size:,}", ", ".join(r.flags), number(r.updates),
+            (names[r.arm], _sizes(r), ", ".join(r.flags), number(r.updates),
              number(r.updates_per_epoch), number(r.warmup_updates),
              percent(r.dropped_share, 1), number(r.batch_norm_group),
              number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
              points(r.reestimated_gap, 1).lstrip("+"),
-             clean(r.lr_provenance, 60) or number(r.lr))
+             (clean(r.lr_provenance, 60) or number(r.lr)) + _later_rates(r))
             for r in rows
         ),
         text=(0, 2, 11),
     )  # fmt: skip
+
+
+def _sizes(row: LedgerRow) -> str:
+    """ "128", or "128, 640, 3,200" where the batch size changes."""
+    sizes = [stage.batch_size for stage in row.stages] or [row.batch_size]
+    return ", ".join(f"{size:,}" for size, _ in itertools.groupby(sizes))
+
+
+def _later_rates(row: LedgerRow) -> str:
+    """ "; 0.1, 0.1, 0.02 in turn": the rates of the stages, where they differ."""
+    rates = [f"{stage.lr:.4g}" for stage in row.stages]
+    return f"; {', '.join(rates)} in turn" if len(set(rates)) > 1 else ""
 
 
 def outcomes_table(joined: Joined) -> Table:

@@ -18,7 +18,9 @@ TRIAL_COLUMNS = (
     "arm", "batch_size", "seed", "outcome", "accuracy", "accuracy_reestimated", "test_loss",
     "train_loss", "updates", "planned_updates", "examples", "epochs", "seconds",
     "compile_seconds", "examples_per_second", "lr", "budget", "first_bad_update", "workload",
-    "data", "precision", "device", "reason", "trial_id",
+    "data", "precision", "skipped_updates", "first_gradient_norm", "max_gradient_norm",
+    "weight_distance", "old_accuracy_before", "old_accuracy", "old_accuracy_reestimated",
+    "device", "reason", "trial_id",
 )  # fmt: skip
 
 
@@ -68,7 +70,10 @@ def trial_rows(records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
     """One dict a record with the keys of `TRIAL_COLUMNS`; None where there is no value.
 
     Accuracies are shares in [0, 1]; `updates` were applied, `planned_updates` were to be;
-    `examples` = updates applied * batch size. Sorted by arm, batch size, seed and id.
+    `examples`: read by the updates applied; `skipped_updates`: of those, by loss scaling.
+    Gradient norms where they were recorded: of update 0, and the largest of the epochs before
+    the first bad update. The weights' distance and the old task's accuracies where a network
+    was fine-tuned (`record.Transfer`). Sorted by arm, batch size, seed and id.
     """
     rows = [_trial_row(record) for record in records]
     rows.sort(key=lambda r: (r["arm"], r["batch_size"], r["seed"], r["trial_id"]))
@@ -77,6 +82,7 @@ def trial_rows(records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
 
 def _trial_row(record: TrialRecord) -> dict[str, Any]:
     spec, ledger, where = record.spec, record.ledger, record.provenance
+    transfer = record.transfer
     row: dict[str, Any] = {
         "arm": spec.arm,
         "batch_size": spec.batch_size,
@@ -88,7 +94,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "train_loss": record.train_loss,
         "updates": record.updates,
         "planned_updates": ledger.updates if ledger else None,
-        "examples": record.updates * spec.batch_size,
+        "examples": record.examples,
         "epochs": ledger.epochs if ledger else None,
         "seconds": where.seconds if where else None,
         "compile_seconds": where.compile_seconds if where else None,
@@ -99,6 +105,13 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "workload": spec.workload,
         "data": spec.data,
         "precision": spec.settings.precision,
+        "skipped_updates": record.skipped_updates,
+        "first_gradient_norm": next(iter(record.curves.first_gradient_norms), None),
+        "max_gradient_norm": _largest(record.curves.gradient_norm_max),
+        "weight_distance": transfer.distance if transfer else None,
+        "old_accuracy_before": transfer.old_accuracy_before if transfer else None,
+        "old_accuracy": transfer.old_accuracy if transfer else None,
+        "old_accuracy_reestimated": transfer.old_accuracy_reestimated if transfer else None,
         "device": where.device if where else None,
         "reason": record.reason,
         "trial_id": record.trial_id,
@@ -106,8 +119,17 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
     return {key: _finite(value) for key, value in row.items()}
 
 
+def _largest(values: Sequence[float]) -> float | None:
+    """The largest of the numbers; None where there is none."""
+    return max((v for v in values if not math.isnan(v)), default=None)
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Spreadsheets take the wide forms of East Asian keyboards for the same characters.
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def csv_cell(value: Any) -> str:
@@ -120,7 +142,7 @@ def csv_cell(value: Any) -> str:
         return ""
     if isinstance(value, str):
         text = value.encode("utf-8", "backslashreplace").decode()
-        return "'" + text if text[:1] in tuple("=+-@\t\r") else text
+        return "'" + text if text[:1] in FORMULA else text
     return str(value)
 
 

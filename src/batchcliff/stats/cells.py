@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -13,6 +13,9 @@ from batchcliff.spec import TrialSpec
 
 ACCURACIES = {"running": "accuracy", "reestimated": "accuracy_reestimated"}
 """Which batch-norm statistics the accuracy was measured with: name -> record field."""
+
+Ending = tuple[Outcome, float | None]
+"""How a trial ended, with its accuracy, a share, where that is ok and only there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +103,7 @@ def cells_of(matched: Match, accuracy: str = "running") -> tuple[Cell, ...]:
     """
     if accuracy not in ACCURACIES:
         raise UsageError(f"accuracy {accuracy!r} is unknown: write {' or '.join(ACCURACIES)}")
-    groups: dict[str, dict[int, dict[int, TrialRecord | None]]] = {}
+    groups: dict[str, dict[int, dict[int, Ending | None]]] = {}
     for spec, record in zip(matched.planned, matched.records, strict=True):
         seeds = groups.setdefault(spec.arm, defaultdict(dict))[spec.batch_size]
         if spec.seed in seeds:
@@ -108,26 +111,25 @@ def cells_of(matched: Match, accuracy: str = "running") -> tuple[Cell, ...]:
                 f"arm {spec.arm!r}, batch size {spec.batch_size}: seed {spec.seed} is planned "
                 "twice (do the two differ in learning rate? choose one before the statistics)"
             )
-        seeds[spec.seed] = record
+        seeds[spec.seed] = None if record is None else _ending(record, accuracy)
     return tuple(
-        _make_cell(arm, batch_size, groups[arm][batch_size], accuracy)
+        make_cell(arm, batch_size, groups[arm][batch_size])
         for arm in groups
         for batch_size in sorted(groups[arm])
     )
 
 
-def _make_cell(
-    arm: str, batch_size: int, by_seed: dict[int, TrialRecord | None], accuracy: str
-) -> Cell:
-    found = [(seed, record) for seed, record in sorted(by_seed.items()) if record is not None]
-    ok = [(seed, _accuracy(r, accuracy)) for seed, r in found if r.outcome is Outcome.OK]
-    count = Counter(record.outcome for _, record in found)
+def make_cell(arm: str, batch_size: int, by_seed: Mapping[int, Ending | None]) -> Cell:
+    """The cell of one arm at one batch size; None for a planned trial without a result."""
+    found = [(seed, ending) for seed, ending in sorted(by_seed.items()) if ending is not None]
+    ok = [(seed, value) for seed, (_, value) in found if value is not None]
+    count = Counter(outcome for _, (outcome, _) in found)
     return Cell(
         arm=arm,
         batch_size=batch_size,
         seeds=tuple(seed for seed, _ in ok),
         accuracies=tuple(value for _, value in ok),
-        diverged_seeds=tuple(s for s, r in found if r.outcome is Outcome.DIVERGED),
+        diverged_seeds=tuple(s for s, (o, _) in found if o is Outcome.DIVERGED),
         planned=len(by_seed),
         ok=len(ok),
         diverged=count[Outcome.DIVERGED],
@@ -139,11 +141,13 @@ def _make_cell(
     )
 
 
-def _accuracy(record: TrialRecord, accuracy: str) -> float:
+def _ending(record: TrialRecord, accuracy: str) -> Ending:
+    if record.outcome is not Outcome.OK:
+        return record.outcome, None
     value = getattr(record, ACCURACIES[accuracy])
     if value is None or not isfinite(value) or not 0.0 <= value <= 1.0:
         raise UsageError(
             f"trial {record.trial_id} is ok but its {ACCURACIES[accuracy]} is {value}; "
             "an ok trial has a share between 0 and 1"
         )
-    return float(value)
+    return record.outcome, float(value)

@@ -9,15 +9,17 @@ from typing import Any
 from batchcliff.errors import UsageError
 from batchcliff.spec import TrialSpec
 
-ARM_KEYS = ("techniques", "settings")  # parts of a trial's key that an arm may change
+# Parts of a trial's key that an arm may change; all but the first are told to the reader.
+ARM_KEYS = ("techniques", "settings", "lr", "decay", "budget")
 
 
 def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tuple[str, ...]:
     """Settings that differ between two arms' trials of equal batch size and seed.
 
-    An arm may change its techniques and, declared, settings: the latter are returned as
-    sentences for the reader. Anything else that differs (workload, data, lr, budget, ...)
-    raises UsageError that names it with both values: the shift would not be the arm's.
+    An arm may change its techniques and, declared by the arm or made by a technique, settings,
+    learning rate, decay and budget: these are returned as sentences for the reader. Anything
+    else that differs (workload, data, ...) raises UsageError that names it with both values:
+    the shift would not be the arm's.
     """
     others = {(spec.batch_size, spec.seed): spec for spec in base}
     notes: dict[str, str] = {}
@@ -33,7 +35,7 @@ def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tup
                     f"arms {spec.arm!r} and {other.arm!r} differ in more than the arm, at "
                     f"batch size {spec.batch_size}, seed {spec.seed}: {where}"
                 )
-            if root == "settings":
+            if root != "techniques":
                 notes[path] = f"arms {spec.arm!r} and {other.arm!r} also differ in {where}"
     return tuple(notes[path] for path in sorted(notes))
 

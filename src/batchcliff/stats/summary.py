@@ -114,13 +114,47 @@ def summarize(
         raise UsageError(f"reference arm {reference_arm!r} is not planned.{hint}")
     matched = match(found, planned)
     cells = cells_of(matched, accuracy)
-    notes = _notes(found, matched.outside, cells)
-    notes += _check_arms(planned, arms, reference_arm)
-    chance = _chance(found)
+    notes = []
+    if matched.outside:
+        notes.append(f"{matched.outside} records are outside of the plan and were left out")
+    notes += gaps(cells) + _mixed(found) + _check_arms(planned, arms, reference_arm)
+    return summarize_cells(
+        cells,
+        reference_arm,
+        delta,
+        level,
+        accuracy=accuracy,
+        chance=_chance(found),
+        floor=floor,
+        notes=notes,
+    )
+
+
+def summarize_cells(
+    cells: Sequence[Cell],
+    reference_arm: str,
+    delta: float = 0.02,
+    level: float = 0.95,
+    *,
+    accuracy: str = "running",
+    chance: float | None,
+    floor: float | None = None,
+    notes: Sequence[str] = (),
+) -> StudySummary:
+    """Cliffs and shifts from cells alone, wherever they come from; arms in their order.
+
+    `chance`: 1 / number of classes; None where no trial could tell. `notes` come first.
+    Raises UsageError for bad arguments and an unknown reference arm.
+    """
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    if reference_arm not in arms:
+        hint = did_you_mean(reference_arm, arms)
+        raise UsageError(f"reference arm {reference_arm!r} has no cell.{hint}")
+    told = list(notes)
     curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
     reference = make_reference(curves[reference_arm], chance or 0.0, delta, level, floor)
     if reference.problem:
-        notes.append(reference.problem)
+        told.append(reference.problem)
     others = [arm for arm in arms if arm != reference_arm]
     drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
     shifts = adjust(
@@ -138,7 +172,7 @@ def summarize(
         arms=tuple(
             _arm_summary(cells, curves[arm], reference, drawn[arm], shifts) for arm in arms
         ),
-        notes=tuple(notes),
+        notes=tuple(told),
     )
 
 
@@ -219,17 +253,15 @@ def _chance(records: Sequence[TrialRecord]) -> float | None:
     return 1.0 / count
 
 
-def _notes(records: Sequence[TrialRecord], outside: int, cells: Sequence[Cell]) -> list[str]:
-    """What a reader must know before believing a figure: gaps and mixtures."""
+def gaps(cells: Sequence[Cell]) -> list[str]:
+    """A sentence for each way in which trials say nothing about their setting."""
     notes = []
-    if outside:
-        notes.append(f"{outside} records are outside of the plan and were left out")
     for name in ("missing", "oom", "timeout", "failed", "infeasible"):
         count = sum(getattr(cell, name) for cell in cells)
         if count:
             total = sum(cell.planned for cell in cells)
             notes.append(f"{count} of {total} planned trials: {name}; not in any average")
-    return notes + _mixed(records)
+    return notes
 
 
 def _mixed(records: Sequence[TrialRecord]) -> list[str]:

@@ -199,7 +199,8 @@ class Dispatcher:
         for message in messages:
             state = self.workers.get(worker)
             if state is not None:
-                state.hears()
+                told = message["event"] == "progress"
+                state.hears((message["ids"], message["done"]) if told else None)
             match message["event"]:
                 case "progress" if state is not None:
                     self.advance(state, message)
@@ -294,7 +295,7 @@ class Dispatcher:
             self.was_killed(job, name, out_of_memory=alone and oom_kills() > state.oom_kills)
 
     def give_up(self, worker: Worker) -> None:
-        """A worker says nothing any more: see where it is, kill it, try its trials again."""
+        """A worker gets nowhere any more: see where it is, kill it, try its trials again."""
         worker.ask_where()
         time.sleep(min(1.0, POLL_SECONDS))
         worker.kill()

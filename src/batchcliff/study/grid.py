@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
+from batchcliff.errors import UsageError
 from batchcliff.schedules.duration import parse_duration
-from batchcliff.schedules.scaling import Hyperparameters, provenance, scale_hyperparameters
+from batchcliff.schedules.scaling import (
+    Hyperparameters,
+    malladi_moments,
+    provenance,
+    scale_hyperparameters,
+)
 from batchcliff.schedules.scaling import scale_lr as _scale_lr
 from batchcliff.spec import Arm, LrRule, Options, Settings, StudySpec, TrialSpec
 from batchcliff.techniques import techniques
+from batchcliff.techniques.longer_training import BUDGET
+from batchcliff.techniques.seams import with_settings
+from batchcliff.techniques.update_rules import ADAM, PART, check_effect
 
 
 def trials(study: StudySpec, data_digest: str, workload_digest: str = "") -> list[TrialSpec]:
@@ -24,10 +34,7 @@ def trials(study: StudySpec, data_digest: str, workload_digest: str = "") -> lis
     """
     workload = f"{study.workload}@{workload_digest}" if workload_digest else study.workload
     cells = {
-        (batch_size, arm.name): with_techniques(
-            plain_trial(study, arm, batch_size),
-            scaled_techniques(rule_of(study, arm), arm, batch_size),
-        )
+        (batch_size, arm.name): whole_trial(study, arm, batch_size)
         for batch_size in study.batch_sizes
         for arm in study.arms
     }
@@ -58,11 +65,46 @@ def plain_trial(study: StudySpec, arm: Arm, batch_size: int) -> TrialSpec:
     )
 
 
+def whole_trial(study: StudySpec, arm: Arm, batch_size: int) -> TrialSpec:
+    """The arm's trial at `batch_size` with its techniques, of seed 0 and unknown data.
+
+    Raises UsageError, NoEffect.
+    """
+    rule = rule_of(study, arm)
+    pairs = scaled_techniques(rule, arm, batch_size)
+    return scaled_moments(rule, with_techniques(plain_trial(study, arm, batch_size), pairs))
+
+
 def with_techniques(spec: TrialSpec, pairs: tuple[tuple[str, Options], ...]) -> TrialSpec:
-    """`spec` with all of an arm's techniques applied. Raises UsageError, NoEffect."""
-    for item in techniques(pairs):
+    """`spec` with all of an arm's techniques applied. Raises UsageError, NoEffect.
+
+    The update rule comes first, whatever its name, since the others change fields of it; the
+    budget last, since it stretches what the others take a part of the run for.
+    """
+    items = techniques(pairs)
+    for item in sorted(items, key=lambda item: (item.part == BUDGET, item.part != PART)):
         spec = item.applied(spec)
+    check_effect(spec, steady=all(item.seam != "rate" for item in items))
     return spec
+
+
+def scaled_moments(rule: LrRule, spec: TrialSpec) -> TrialSpec:
+    """`spec` with betas and eps moved from the base batch size where `malladi` says so.
+
+    Source of `malladi`: Malladi et al. 2022 (2205.10287), for Adam. A beta below 0 makes the
+    trial infeasible (training.arithmetic). UsageError for another kind of optimizer.
+    """
+    optimizer = spec.settings.optimizer
+    if rule.scaling != "malladi":
+        return spec
+    if optimizer.name not in ADAM:
+        raise UsageError(
+            f'lr.scaling = "malladi" is a rule for Adam, and arm {spec.arm!r} trains with '
+            f'{optimizer.name}. Write "sqrt", or give the arm an lr of its own.'
+        )
+    ratio = Fraction(spec.batch_size, rule.base_batch_size)
+    betas, eps = malladi_moments(optimizer.betas, optimizer.eps, ratio)
+    return with_settings(spec, optimizer={"betas": betas, "eps": eps})
 
 
 def rule_of(study: StudySpec, arm: Arm) -> LrRule:

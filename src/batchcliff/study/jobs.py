@@ -23,8 +23,8 @@ LARGEST_STACKED = 100_000
 """Most weights of a network that is stacked. The digits network has 12,000, the article's
 1.1 million."""
 
-HUNG_SECONDS = 1_800.0  # without a word: a compilation or an evaluation has none to say
-HUNG_GAPS = 20  # or this many times the longest silence before
+HUNG_SECONDS = 1_800.0  # without progress: a compilation or an evaluation has none to tell
+HUNG_GAPS = 20  # or this many times the longest time without it before
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,23 @@ class Busy:
     oom_kills: int  # by the kernel, up to the start of the job
     heard: float = field(default_factory=time.monotonic)
     longest_gap: float = 0.0
+    place: object = None
     reported: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def hears(self) -> None:
-        """Note that the worker said something now."""
-        now = time.monotonic()
+    def hears(self, place: object = None) -> None:
+        """Note that the worker said something new now.
+
+        place: where it says it is. The same place twice is a sign of life and no progress: a
+        worker that only repeats itself hangs.
+        """
+        if place is not None and place == self.place:
+            return
+        self.place, now = place, time.monotonic()
         self.heard, self.longest_gap = now, max(self.longest_gap, now - self.heard)
 
     @property
     def hung(self) -> bool:
-        """Whether it has been silent for longer than work explains."""
+        """Whether it has told of no progress for longer than work explains."""
         limit = max(HUNG_SECONDS, HUNG_GAPS * self.longest_gap)
         return time.monotonic() - self.heard > limit
 
@@ -90,6 +97,8 @@ def _plain(spec: TrialSpec) -> bool:
         and not optimizer.momentum_correction
         and not optimizer.clip_norm
         and not settings.mixup
+        and settings.pretraining is None
+        and not settings.gradient_norms
         and not settings.precision.startswith("fp16")
         and all(name == "warmup" for name, _ in spec.techniques)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import Any
 
@@ -26,3 +27,24 @@ def printable(value: Any, limit: int = 500) -> str:
         if c in "\n\t" or unicodedata.category(c) not in HIDDEN
     )
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def escaped(text: str) -> str:
+    """`text` with hidden characters as escapes, e.g. `\\x1b`; line breaks and tabs are kept.
+
+    For tables that are data and yet may be printed on a terminal.
+    """
+    return "".join(
+        c.encode("unicode-escape").decode() if hidden_character(c, "\n\t") else c for c in text
+    )
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON; inside strings, hidden characters are JSON's own escapes.
+
+    `json.dumps` alone leaves C1 controls and directions as they are, and terminals act on them.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    if hidden_character(text, "\n") is None:
+        return text
+    return "".join(json.dumps(c)[1:-1] if hidden_character(c, "\n") else c for c in text)

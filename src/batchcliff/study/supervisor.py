@@ -28,6 +28,7 @@ from batchcliff.study.material import Material, load_material
 from batchcliff.study.progress import Progress
 from batchcliff.study.store import Planned, Store
 from batchcliff.training.arithmetic import arithmetic
+from batchcliff.workloads import own_reference
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -106,6 +107,7 @@ def run_study(
     workload_reference: str | None = None,
     accept_code_change: bool = False,
     extend: bool = False,
+    weights: Path | None = None,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
@@ -117,6 +119,7 @@ def run_study(
         raise UsageError(f"workers: {workers}; at least 1 must train")
     device = resolve_device(device)
     devices = devices_of(device)
+    workload_reference = workload_reference or own_reference(study.workload)
     material = load_material(workload_reference, study.data, data)
     specs, ledgers, infeasible = plan_trials(study, material)
     with Store.create(
@@ -147,6 +150,9 @@ def run_study(
         setup = {
             **_setup(study, material, data, device, workload_reference),
             "devices": devices,
+            "cache": str(store.cache),
+            "weights": str(weights) if weights else "",
+            "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
             "workers": -(-min(width, max(len(missing), 1)) // len(devices)),
             "environment": environment(device, width),
         }

@@ -78,6 +78,7 @@ class Station:
 
         from batchcliff.data.resident import Resident
         from batchcliff.study.material import load_material
+        from batchcliff.training.own import check_own
 
         self.channel, self.setup = channel, setup
         self.device = torch.device(setup["device"])
@@ -93,8 +94,38 @@ class Station:
                 f"the data changed under the study: digest {setup['digest']} when it was "
                 f"planned, {self.material.dataset.digest} now"
             )
+        if self.material.build is not None:
+            facts = self.material.facts
+            check_own(
+                self.material.build, facts.image_shape, facts.num_classes, setup["groups"]
+            )
         self.resident = Resident.of(self.material.dataset, self.device)
         self.prepared: Any = None
+        self.pretrained: dict[int, Any] = {}  # by seed: a study has one pretraining
+
+    def origin(self, spec: TrialSpec) -> Any:
+        """The pretrained network that the trial begins with, or None."""
+        from batchcliff.data.resident import Resident
+        from batchcliff.study.material import load_data
+        from batchcliff.training.pretrained import Pretrained
+
+        pretraining = spec.settings.pretraining
+        if pretraining is None:
+            return None
+        if spec.seed not in self.pretrained:
+            location = Path(self.setup["location"]) if self.setup["location"] else None
+            dataset = load_data(pretraining.data, location)
+            self.pretrained = {  # one seed at a time: the former's memory is given back
+                spec.seed: Pretrained(
+                    spec,
+                    Resident.of(dataset, self.device),
+                    num_classes=dataset.num_classes,
+                    data_digest=dataset.digest,
+                    cache=Path(self.setup["cache"]),
+                    weights=Path(self.setup["weights"]) if self.setup["weights"] else None,
+                )
+            }
+        return self.pretrained[spec.seed]
 
     def work(self, job: dict[str, Any]) -> None:
         """Train the job's trials and send a record for each."""
@@ -106,6 +137,7 @@ class Station:
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
         alone = self.device.type != "cpu" or self.material.build is not None
         stack = 1 if alone else stack_width(specs)
+        origin = self.origin(specs[0])
         ready = self.prepared
         if ready is None or ready.key != shape_key(specs[0]) or ready.stack != stack:
             self.prepared = ready = None  # free its memory first
@@ -141,6 +173,7 @@ class Station:
                 code=self.setup["code"],
                 data_source=self.material.dataset.source,
                 workers=self.setup["workers"],
+                pretrained=origin,
             )
             for record in records:
                 self.channel.send("record", record=to_plain(record))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import typing
 from collections.abc import Collection
-from fractions import Fraction
 from typing import Any
 
 from batchcliff.errors import NoEffect, UsageError, did_you_mean
-from batchcliff.schedules.duration import Duration, parse_duration
-from batchcliff.spec import Arm, Decay, Options, Settings, StudySpec
+from batchcliff.schedules.duration import Duration
+from batchcliff.spec import Arm, Options, Pretraining, Settings, StudySpec
 from batchcliff.study import grid
+from batchcliff.studyfile.decay import check_decay_and_warmup, decay_of
 from batchcliff.studyfile.document import Document, Path_, show, unknown
 from batchcliff.studyfile.schema import (
     REQUIRED,
@@ -24,7 +23,9 @@ from batchcliff.studyfile.schema import (
     read,
     read_option,
 )
+from batchcliff.studyfile.update_rule import check_exclusion, check_malladi
 from batchcliff.techniques import TECHNIQUES, technique, techniques
+from batchcliff.techniques.update_rules import LAYERWISE, without_use
 from batchcliff.workloads import WORKLOADS, Workload
 
 MAX_MESSAGES = 10
@@ -43,9 +44,10 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
     raise_all(problems, document)
     raise_all(_missing(document, table, own), document)
     base = own or _workload(document, table["workload"])
-    _check_own_network(document, table, own)
-    settings = merged(base.settings, table.get("settings", {}))
+    _check_own_network(document, table, base)
+    settings = _pretrained(document, table, base.settings, own, data_names)
     _check_settings(document, settings, ("settings",))
+    check_exclusion(document, table)
     budget = table.get("budget", base.budget)
     study = StudySpec(
         name=table["name"],
@@ -54,7 +56,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         seeds=table["seeds"],
         budget=budget,
         lr=dataclasses.replace(base.lr, **table.get("lr", {})),
-        decay=_decay(document, table.get("decay", {}), base.decay, budget),
+        decay=decay_of(document, table.get("decay", {}), base.decay, budget),
         arms=(),
         settings=settings,
         data=_data(document, table.get("data"), base, data_names),
@@ -65,6 +67,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
     )
     study = dataclasses.replace(study, arms=_arms(document, table["arms"], study))
     _check_rule(document, study)
+    check_malladi(document, study)
     _check_effects(document, study)
     return study
 
@@ -105,9 +108,9 @@ def _workload(document: Document, name: str) -> Workload:
     raise document.fail(("workload",), text, value=name)
 
 
-def _check_own_network(document: Document, table: dict[str, Any], own: Workload | None) -> None:
-    """Settings that cannot reach a network of the user's own are refused, not ignored."""
-    if own is None or own.build is None:
+def _check_own_network(document: Document, table: dict[str, Any], base: Workload) -> None:
+    """Settings that cannot reach a network of the workload's own are refused, not ignored."""
+    if base.build is None:
         return
     places = [("settings",), *(("arms", name) for name in table["arms"])]
     for place in places:
@@ -119,6 +122,40 @@ def _check_own_network(document: Document, table: dict[str, Any], own: Workload 
                     "out, or make two workloads."
                 )
                 raise document.fail((*place, name), text)
+
+
+def _pretrained(
+    document: Document,
+    table: dict[str, Any],
+    base: Settings,
+    own: Workload | None,
+    known: Collection[str],
+) -> Settings:
+    """The study's settings. Pretraining is the study's: all arms begin with its weights."""
+    for name, arm in table["arms"].items():
+        if "pretraining" in arm:
+            text = "all arms begin with the same weights. Write it as settings.pretraining."
+            raise document.fail(("arms", name, "pretraining"), text)
+    given = dict(table.get("settings", {}))
+    pretraining = given.pop("pretraining", None)
+    settings: Settings = merged(base, given)
+    if pretraining is None:
+        return settings
+    path = ("settings", "pretraining")
+    if own is not None and own.build is not None:
+        text = (
+            "a network of the workload's own begins with the weights that its function gives "
+            "it. Load them there, and leave this out."
+        )
+        raise document.fail(path, text)
+    if "data" not in pretraining:
+        raise document.fail(
+            (*path, "data"), 'missing key. Write e.g. data = "cifar10-first-half".'
+        )
+    if pretraining["data"] not in known:
+        text = unknown("data set", pretraining["data"], known)
+        raise document.fail((*path, "data"), text, value=pretraining["data"])
+    return dataclasses.replace(settings, pretraining=Pretraining(**pretraining))
 
 
 def _data(document: Document, name: str | None, base: Workload, known: Collection[str]) -> str:
@@ -158,57 +195,6 @@ def _reference(document: Document, table: dict[str, Any]) -> str:
         text = f"no arm has this name.{did_you_mean(name, arms)}"
         raise document.fail(("reference_arm",), text, value=name)
     return str(name)
-
-
-def _share(duration: str, budget: str) -> Fraction | None:
-    """A duration as a share of the run, or None where that depends on data and batch size."""
-    length, run = parse_duration(duration), parse_duration(budget)
-    if length.unit == "%":
-        return length.value / 100
-    return length.value / run.value if length.unit == run.unit else None
-
-
-_DECAY_KEYS = {
-    "constant": ("kind",),
-    "multistep": ("kind", "at", "factor"),
-    "polynomial": ("kind", "power", "floor"),
-    "cosine": ("kind", "floor"),
-}
-
-
-def _decay(
-    document: Document,
-    given: dict[str, Any],
-    base: Decay,
-    budget: str,
-    where: Path_ = ("decay",),
-) -> Decay:
-    kind = given.get("kind", base.kind)
-    for key in given:
-        if key not in _DECAY_KEYS[kind]:
-            fits = next(k for k, keys in _DECAY_KEYS.items() if key in keys)
-            text = f'a {kind} decay has none. Leave the key out, or write kind = "{fits}".'
-            raise document.fail((*where, key), text, value=given[key])
-    decay = dataclasses.replace(base if kind == base.kind else Decay(kind=kind), **given)
-    if kind != "multistep":
-        return decay
-    if not decay.at:
-        text = 'missing key. Write e.g. at = ["60%", "85%"].'
-        raise document.fail((*where, "at"), text)
-    path: Path_ = (*where, "at") if "at" in given else ("budget",)
-    for point in decay.at:
-        share = _share(point, budget)
-        if share is not None and not 0 < share < 1:
-            text = f'{point} is not inside of the run of {budget}. Write e.g. ["60%", "85%"].'
-            raise document.fail(path, text, value=list(decay.at))
-    for first, second in itertools.pairwise(decay.at):
-        one, two = parse_duration(first), parse_duration(second)
-        shares = (_share(first, budget), _share(second, budget))
-        a, b = (one.value, two.value) if one.unit == two.unit else shares
-        if a is not None and b is not None and a >= b:
-            text = f"{second} does not come after {first}: write the points in ascending order."
-            raise document.fail(path, text, value=list(decay.at))
-    return decay
 
 
 def frozen(value: Any) -> Any:
@@ -252,11 +238,11 @@ def _check_settings(document: Document, settings: Settings, path: Path_) -> None
             f'running = "per-group" needs a fixed number of groups, such as group = "B/8", and '
             f'the group is {show(norm.group)}. Write running = "mean" too.',
         )
-    if settings.optimizer.nesterov and settings.optimizer.momentum == 0:
-        raise document.fail(
-            _nearest(document, (*path, "optimizer"), "nesterov", "momentum"),
-            "nesterov = true with momentum = 0 changes nothing. Write e.g. momentum = 0.9.",
-        )
+    if found := without_use(settings.optimizer):
+        field, text = found
+        near = _nearest(document, (*path, "optimizer"), field, "name", "momentum", "form")
+        value = getattr(settings.optimizer, field)
+        raise document.fail(near, f"{field} = {show(value)} {text}")
 
 
 def _arms(document: Document, tables: dict[str, Any], study: StudySpec) -> tuple[Arm, ...]:
@@ -269,6 +255,7 @@ def _arms(document: Document, tables: dict[str, Any], study: StudySpec) -> tuple
             continue
         settings = _overridden(document, arm, study.settings)
         _check_settings(document, settings, ("arms", name))
+        check_decay_and_warmup(document, study, arm)
         arms.append(arm)
     raise_all(problems, document)
     return tuple(arms)
@@ -287,17 +274,17 @@ def _check_effects(document: Document, study: StudySpec) -> None:
             try:
                 changed = any(technique(name, options).applied(t) != t for t in plain)
             except UsageError as error:
-                raise type(error)(document.message(path, str(error))) from error
+                key, reason = _blame(name, dict(options), str(error))
+                at = path if key is None else (*path, key)
+                raise type(error)(document.message(at, reason)) from error
             if not changed:
                 text = "changes nothing: the trials are the same without it. Leave it out."
                 raise NoEffect(document.message(path, text, value=dict(options)))
-        rule = grid.rule_of(study, arm)
-        ids = tuple(
-            grid.with_techniques(
-                trial, grid.scaled_techniques(rule, arm, trial.batch_size)
-            ).trial_id
-            for trial in plain
-        )
+        try:
+            whole = [grid.whole_trial(study, arm, size) for size in study.batch_sizes]
+        except UsageError as error:
+            raise type(error)(document.message(("arms", arm.name), str(error))) from error
+        ids = tuple(trial.trial_id for trial in whole)
         other = seen.setdefault(ids, arm.name)
         if other != arm.name:
             text = (
@@ -315,12 +302,14 @@ def _arm(
     rates: dict[str, Any] = {}
     for key, value in table.items():
         path: Path_ = ("arms", name, key)
-        if key in TECHNIQUES:
+        # "mixup = 0.2" is the setting, "mixup = { alpha = 0.2 }" the technique of that name.
+        is_setting = key in SettingsTable.model_fields
+        if key in TECHNIQUES and (isinstance(value, dict) or not is_setting):
             try:
                 pairs.append((key, _options(document, path, key, value)))
             except UsageError as error:
                 problems.append((path, str(error)))
-        elif key in SettingsTable.model_fields:
+        elif is_setting:
             part, wrong = read(SettingsTable, {key: value}, document, ("arms", name))
             given |= part
             problems += wrong
@@ -347,7 +336,7 @@ def _arm(
     decay = None
     if "decay" in rates:
         path = ("arms", name, "decay")
-        decay = _decay(document, rates["decay"], study.decay, study.budget, path)
+        decay = decay_of(document, rates["decay"], study.decay, study.budget, path)
     for key, own, whole in (("lr", lr, study.lr), ("decay", decay, study.decay)):
         if own == whole:
             raise NoEffect(
@@ -368,12 +357,14 @@ def _arm(
 def _overridden(document: Document, arm: Arm, base: Settings) -> Settings:
     """The arm's settings. NoEffect if it sets one to the value that it has anyway."""
     result = base
+    layerwise = dict(arm.settings).get("optimizer.name") in LAYERWISE
     for name, value in arm.settings:
         parts = name.split(".")
         old: Any = base
         for part in parts:
             old = getattr(old, part)
-        if old == value:
+        must_be_said = layerwise and name == "optimizer.exclude"
+        if old == value and not must_be_said:
             path = ("arms", arm.name, *parts)
             raise NoEffect(
                 document.message(
@@ -406,7 +397,8 @@ def _options(document: Document, path: Path_, name: str, table: Any) -> Options:
             raise document.fail((*path, key), text, value=value)
         try:
             length = Duration in typing.get_args(hints[key])  # in a file always with its unit
-            options[key] = frozen(read_option(str if length else hints[key], value))
+            given = frozen(value) if typing.get_origin(hints[key]) is tuple else value
+            options[key] = frozen(read_option(str if length else hints[key], given))
             if length:
                 options[key] = str(length_of(options[key]))
         except UsageError as error:

@@ -24,7 +24,7 @@ from pydantic import (
 
 from batchcliff.errors import UsageError
 from batchcliff.models import MODELS
-from batchcliff.schedules.compose import KINDS
+from batchcliff.schedules.decays import DECAYS
 from batchcliff.schedules.duration import Duration, parse_duration
 from batchcliff.schedules.scaling import SCALING
 from batchcliff.spec import EVALUATIONS, EXCLUDE, INITS, OPTIMIZERS, PRECISIONS
@@ -185,10 +185,8 @@ def _pair(value: list[float]) -> list[float]:
 
 
 def _scaling(value: str) -> str:
-    if value == "malladi":
-        raise ValueError('is a rule for Adam, and this trains with SGD. Write "sqrt".')
     if value not in SCALING:
-        raise ValueError(unknown("rule", value, SCALING.keys() - {"malladi"}))
+        raise ValueError(unknown("rule", value, SCALING))
     return value
 
 
@@ -220,7 +218,7 @@ class LrTable(_Table):
 
 
 class DecayTable(_Table):
-    kind: Annotated[str, _one_of(*KINDS)] | None = Field(None, examples=['"multistep"'])
+    kind: Annotated[str, _one_of(*DECAYS)] | None = Field(None, examples=['"multistep"'])
     at: Annotated[list[DurationText], AfterValidator(_at)] | None = Field(
         None, examples=['["60%", "85%"]']
     )
@@ -229,6 +227,13 @@ class DecayTable(_Table):
     )
     power: Positive | None = Field(None, examples=["2"])
     floor: Share | None = Field(None, examples=["0.0"])
+    timescale: DurationText | None = Field(None, examples=['"10%"'])
+    duration: DurationText | None = Field(None, examples=['"20%"'])
+    rise: Annotated[float, _number(lambda x: 0 < x < 1, "between 0 and 1")] | None = Field(
+        None, examples=["0.3"]
+    )
+    start: Share | None = Field(None, examples=["0.04"])
+    end: Share | None = Field(None, examples=["4e-6"])
 
 
 class ModelTable(_Table):
@@ -267,6 +272,18 @@ class OptimizerTable(_Table):
         None, examples=["[0.9, 0.999]"]
     )
     eps: NotNegative | None = Field(None, examples=["1e-8"])
+    denominator: Annotated[str, _one_of("separate", "joint")] | None = Field(
+        None, examples=['"separate"']
+    )
+
+
+class PretrainingTable(_Table):
+    data: Line | None = Field(None, examples=['"cifar10-first-half"'])
+    budget: Annotated[str, AfterValidator(_budget)] | None = Field(None, examples=['"30ep"'])
+    batch_size: Annotated[int, _number(lambda x: x >= 1, "a whole number >= 1")] | None = Field(
+        None, examples=["256"]
+    )
+    lr: Positive | None = Field(None, examples=["0.1"])
 
 
 class SettingsTable(_Table):
@@ -298,6 +315,9 @@ class SettingsTable(_Table):
         None, examples=['"reestimated"']
     )
     gradient_norms: bool | None = Field(None, examples=["true"])
+    pretraining: PretrainingTable | None = Field(
+        None, examples=['{ data = "cifar10-first-half", budget = "30ep" }']
+    )
 
 
 class StudyTable(_Table):
@@ -402,6 +422,9 @@ def _reason(error: Any, examples: list[Any] | None) -> str:
     """What is wrong, and what to write instead."""
     raised = error.get("ctx", {}).get("error")
     text = str(raised) if raised else _NEEDED.get(error["type"], error["msg"]) + "."
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        text = unknown("value", error["input"], known)
     if error["type"] in ("float_type", "int_type") and isinstance(error["input"], str):
         try:
             float(error["input"])

@@ -17,13 +17,53 @@ from typing import Any
 
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.spec import Options
+from batchcliff.techniques import batch_growth, batch_warmup, longer_training
+from batchcliff.techniques.adam import GiAdam, RAdam
+from batchcliff.techniques.batch_growth import BatchGrowth
+from batchcliff.techniques.batch_warmup import BatchWarmup
+from batchcliff.techniques.cutout import Cutout
+from batchcliff.techniques.ghost_batch_norm import GhostBatchNorm
+from batchcliff.techniques.gradient_clipping import GradientClipping
+from batchcliff.techniques.label_smoothing import LabelSmoothing
+from batchcliff.techniques.lamb import Lamb
+from batchcliff.techniques.lars import Larc, Lars
+from batchcliff.techniques.longer_training import LongerTraining
+from batchcliff.techniques.mixup import Mixup
+from batchcliff.techniques.momentum_correction import MomentumCorrection
+from batchcliff.techniques.nesterov import Nesterov
+from batchcliff.techniques.precision import Precision
+from batchcliff.techniques.random_erasing import RandomErasing
+from batchcliff.techniques.reestimated_batch_norm import ReestimatedBatchNorm
 from batchcliff.techniques.seams import SEAMS, Technique
 from batchcliff.techniques.warmup import Warmup
+from batchcliff.techniques.weight_decay import NoDecay, WeightDecay
+from batchcliff.techniques.zero_gamma import ZeroGamma
 
 __all__ = ["SEAMS", "TECHNIQUES", "Technique", "technique", "techniques"]
 
 TECHNIQUES: dict[str, type[Technique]] = {
+    "cutout": Cutout,
+    "ghost-batch-norm": GhostBatchNorm,
+    "gi-adam": GiAdam,
+    "gradient-clipping": GradientClipping,
+    "label-smoothing": LabelSmoothing,
+    "lamb": Lamb,
+    "larc": Larc,
+    "lars": Lars,
+    "mixup": Mixup,
+    "momentum-correction": MomentumCorrection,
+    "nesterov": Nesterov,
+    "no-decay": NoDecay,
+    "precision": Precision,
+    "radam": RAdam,
+    "random-erasing": RandomErasing,
+    "reestimated-batch-norm": ReestimatedBatchNorm,
     "warmup": Warmup,
+    "weight-decay": WeightDecay,
+    "zero-gamma": ZeroGamma,
+    batch_growth.NAME: BatchGrowth,
+    batch_warmup.NAME: BatchWarmup,
+    longer_training.NAME: LongerTraining,
 }
 
 KINDS: dict[type, str] = {
@@ -31,6 +71,7 @@ KINDS: dict[type, str] = {
     float: "a number",
     int: "a whole number",
     bool: "true or false",
+    tuple: "a list",
 }
 
 

@@ -29,7 +29,8 @@ class GhostBatchNorm:
     def __post_init__(self) -> None:
         if self.group < 2:
             raise UsageError(
-                f"ghost-batch-norm.group: {self.group} examples have no variance. Write e.g. 32."
+                f"ghost-batch-norm.group: {self.group} examples have no variance. Write e.g. "
+                "32."
             )
 
     def applied(self, spec: TrialSpec) -> TrialSpec:

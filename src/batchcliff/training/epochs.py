@@ -14,24 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchcliff.data.augment import Extras
 from batchcliff.data.resident import Resident, epoch_block
 from batchcliff.spec import TrialSpec
-from batchcliff.training.arithmetic import clock_of
+from batchcliff.training.arithmetic import timeline_of
 from batchcliff.training.prepare import Prepared, image_shape
+from batchcliff.training.timeline import Piece
 
 # U updates, B batch, S stack, k draws per example
 
 
 def spans(spec: TrialSpec, num_train: int) -> list[tuple[int, int]]:
     """(first, last + 1) update of every epoch of the run; the last one may be cut short."""
-    found: list[tuple[int, int]] = []
-    clock, first = clock_of(spec, num_train), 0
-    assert clock.total is not None
-    while first < clock.total:
-        last = min(clock.epoch_end(len(found)), clock.total)
-        found.append((first, last))
-        first = last
-    return found
+    return timeline_of(spec, num_train).epochs()
 
 
 def evaluated_epochs(spec: TrialSpec, epochs: int) -> list[int]:
@@ -43,17 +38,21 @@ def evaluated_epochs(spec: TrialSpec, epochs: int) -> list[int]:
 def epoch_tensors(
     slots: list[TrialSpec], resident: Resident, first: int, last: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices int32 [U, B, S] and draws [U, B, S, k] of updates first .. last - 1."""
+    """Indices int32 [U, B, S] and draws [U, B, S, k] of updates first .. last - 1, which are
+    of one batch size; those after the end of the run have the last one's."""
     seeds = [spec.seed for spec in slots]
+    stretch = timeline_of(slots[0], len(resident.train_labels)).stretch_at(first)
     blocks = {
         seed: epoch_block(
             seed,
-            first,
-            last,
-            batch_size=slots[0].batch_size,
+            first - stretch.first,
+            last - stretch.first,
+            batch_size=stretch.batch_size,
+            start=stretch.start,
             num_examples=len(resident.train_labels),
             image_shape=image_shape(resident),
             kind=slots[0].settings.augmentation,
+            extras=Extras.of(slots[0].settings),
             remainder=slots[0].settings.remainder,
         )
         for seed in set(seeds)
@@ -115,23 +114,28 @@ def train(
     Ends early only when every network of the stack has met a non-finite loss: from there on
     nothing that is recorded can change.
     """
-    runs = spans(slots[0], len(resident.train_labels))
-    due = set(evaluated_epochs(slots[0], len(runs)))
-    follower, updates = Follower(prepared.loop.losses_US), runs[-1][1]
+    timeline = timeline_of(slots[0], len(resident.train_labels))
+    pieces, updates = timeline.pieces(), timeline.updates
+    ends = timeline.epochs()
+    due = {ends[epoch][1] for epoch in evaluated_epochs(slots[0], len(ends))}
+    follower = Follower(prepared.loop.losses_US)
     device, clock = prepared.loop.device, Every(seconds=0.5)
-    for epoch, (first, last) in enumerate(_loaded(prepared, slots, resident, runs)):
+    for number, (first, last, batch_size) in enumerate(
+        _loaded(prepared, slots, resident, pieces)
+    ):
         prepared.model.train()
+        advance = prepared.at(batch_size).advance
         for update in range(first, last):
-            prepared.advance()
+            advance()
             # Without a queue the host knows where it is, and an epoch may take minutes.
             if on_progress is not None and device.type == "cpu" and clock.due():
                 on_progress(update, updates)
-        if epoch in due:
+        if last in due:
             prepared.model.eval()
             prepared.evaluate()
         follower.queue(first, last)
-        if epoch:
-            follower.ready(epoch - 1)
+        if number:
+            follower.ready(number - 1)
             if on_progress is not None:
                 on_progress(first, updates)
             if not torch.isfinite(follower.host_US[:first]).all(0).any():
@@ -146,13 +150,14 @@ def _loaded(
     prepared: Prepared,
     slots: list[TrialSpec],
     resident: Resident,
-    runs: list[tuple[int, int]],
-) -> Iterator[tuple[int, int]]:
-    """The spans, each with its block on its way to the device; the next one is drawn while
+    pieces: list[Piece],
+) -> Iterator[Piece]:
+    """The pieces, each with its block on its way to the device; the next one is drawn while
     the device is busy with this one."""
-    block = epoch_tensors(slots, resident, *runs[0])
-    for number, span in enumerate(runs):
-        prepared.loop.load_block(*block)
-        yield span
-        if number + 1 < len(runs):
-            block = epoch_tensors(slots, resident, *runs[number + 1])
+    block = epoch_tensors(slots, resident, pieces[0].first, pieces[0].last)
+    for number, piece in enumerate(pieces):
+        prepared.at(piece.batch_size).loop.load_block(*block)
+        yield piece
+        if number + 1 < len(pieces):
+            after = pieces[number + 1]
+            block = epoch_tensors(slots, resident, after.first, after.last)

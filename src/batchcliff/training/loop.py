@@ -8,15 +8,19 @@ from or goes to the host, so it can be captured once as a graph and replayed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from batchcliff.data.augment import draw, gather, num_draws
+from batchcliff.data.augment import Extras, draw, gather, num_draws
+from batchcliff.data.mixup import mixed, shares
 from batchcliff.optimizers import rule
+from batchcliff.optimizers.stacks import norms
 from batchcliff.spec import Settings
-from batchcliff.training.losses import LOSSES, mean_per_network
+from batchcliff.training.loss_scaling import LossScaled
+from batchcliff.training.losses import mean_per_network, training_losses
 from batchcliff.training.precision import precision
 
 # U updates, B batch, S stack, k draws per example, C channel, H height, W width, K classes
@@ -47,20 +51,40 @@ class Loop:
         self.images_NHWC, self.labels_N = images_NHWC, labels_N
         self.parameters: list[Tensor] = list(model.parameters())
         self.rule = rule(settings.optimizer, self.parameters, stack)
+        self.scaling = LossScaled(self.rule) if settings.precision == "fp16" else None
+        self.rule = self.scaling or self.rule
+        self.extras = Extras.of(settings)
         block, drawn = (
             (rows, batch_size, stack),
-            torch.from_numpy(draw(kind, 0, 0, 1, (8, 8, 1))),
+            torch.from_numpy(draw(kind, 0, 0, 1, (8, 8, 1), self.extras)),
         )
         self.index_UBS = torch.zeros(block, dtype=torch.int32, device=device)
-        self.draws_UBSk = torch.zeros(*block, num_draws(kind), dtype=drawn.dtype, device=device)
+        columns = num_draws(kind, self.extras)
+        self.draws_UBSk = torch.zeros(*block, columns, dtype=drawn.dtype, device=device)
         self.scale = scale
         self.rates_US = torch.zeros(updates, stack, device=device)
         self.losses_US = torch.zeros(updates, stack, device=device)
+        # Logs that few trials ask for, [U, S] too, by name.
+        self.logs: dict[str, Tensor] = {}
+        if settings.gradient_norms:
+            self.logs["gradient_norm"] = torch.zeros_like(self.losses_US)
+        if self.scaling is not None:
+            self.logs["skipped"] = torch.zeros_like(self.losses_US)
         self.row = torch.zeros((), dtype=torch.int64, device=device)
         self.count = torch.zeros((), dtype=torch.int64, device=device)
         # Replaced by compiled versions where the device has them (compiled.py).
         self.loss_function: Callable[[Tensor, Tensor], Tensor] = self.losses
         self.apply_function = self.rule.update
+
+    def resized(self, batch_size: int, rows: int) -> Loop:
+        """This loop for batches of another size, `rows` of them in a block: the block is its
+        own, and all else the same tensors, so that either may go on where the other ended."""
+        other, stack = copy.copy(self), self.losses_US.shape[1]
+        block = (rows, batch_size, stack)
+        other.index_UBS = self.index_UBS.new_zeros(block)
+        other.draws_UBSk = self.draws_UBSk.new_zeros(*block, self.draws_UBSk.shape[-1])
+        other.loss_function, other.apply_function = other.losses, other.rule.update
+        return other
 
     def losses(self, index_BS: Tensor, draws_BSk: Tensor) -> Tensor:
         """Mean training loss of each network on its own batch, float32 [S]."""
@@ -72,13 +96,17 @@ class Loop:
             draws_BSk.flatten(0, 1),
             torch.float32,
             self.scale,
+            self.extras,
         )  # [B*S, C, H, W]
         images = images.reshape(-1, stack * images.shape[1], *images.shape[2:])
+        share_BS = None
+        if self.extras.mixup:
+            share_BS = shares(draws_BSk[..., -1])
+            images = mixed(images, share_BS)
         images = images.contiguous(memory_format=torch.channels_last)
         logits_BSK = self.model(images)
-        return mean_per_network(
-            LOSSES[self.settings.loss](logits_BSK, self.labels_N[index_BS.long()])
-        )
+        labels_BS = self.labels_N[index_BS.long()]
+        return mean_per_network(training_losses(logits_BSK, labels_BS, share_BS, self.settings))
 
     def update(self) -> None:
         """One update of all networks; host and device do not wait for each other."""
@@ -87,16 +115,30 @@ class Loop:
         at = self.count.view(1)
         with precision(self.settings.precision, self.device):
             losses_S = self.loss_function(index_BS, draws_BSk)
-        gradients = torch.autograd.grad(losses_S.sum(), self.parameters)
+        loss = losses_S.sum()
+        if self.scaling is not None:
+            loss = loss * self.scaling.scale
+        gradients = torch.autograd.grad(loss, self.parameters)
+        if self.settings.gradient_norms:
+            self._log_norms(gradients, at)
         self.apply_function(
             self.parameters,
             list(gradients),
             self.rule.state,
             self.rates_US.index_select(0, at)[0],
         )
+        if self.scaling is not None:
+            self.logs["skipped"].index_copy_(0, at, self.scaling.skipped.float().view(1, 1))
         self.losses_US.index_copy_(0, at, losses_S.detach()[None])
         self.row += 1
         self.count += 1
+
+    def _log_norms(self, gradients: Sequence[Tensor], at: Tensor) -> None:
+        """Norms of the loss' gradient over all parameters, before clipping and decay."""
+        norm_S = norms(gradients, self.losses_US.shape[1]).norm(dim=0)
+        if self.scaling is not None:
+            norm_S = norm_S / self.scaling.scale
+        self.logs["gradient_norm"].index_copy_(0, at, norm_S[None])
 
     def load_block(self, index_UBS: Tensor, draws_UBSk: Tensor) -> None:
         """Put an epoch's indices int32 [U, B, S] and draws [U, B, S, k] in place; row 0 next.
@@ -112,11 +154,12 @@ class Loop:
         """Forget a former run: optimizer, log and counters; parameters are the caller's."""
         self.rule.restart()
         self.rates_US.copy_(rates_US)
-        self.losses_US.zero_()
+        for log_US in (self.losses_US, *self.logs.values()):
+            log_US.zero_()
         self.row.zero_()
         self.count.zero_()
 
     def tensors(self) -> list[Tensor]:
         """Everything that an update changes."""
         state = [*self.parameters, *self.model.buffers(), *self.rule.tensors()]
-        return [*state, self.losses_US, self.row, self.count]
+        return [*state, self.losses_US, *self.logs.values(), self.row, self.count]

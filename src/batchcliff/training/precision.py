@@ -14,21 +14,25 @@ import torch
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.spec import PRECISIONS
 
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp16-unscaled": torch.float16}
+
 
 @contextlib.contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
     """The number format of convolutions and matrix products inside of the block.
 
     "bf16": autocast; weights, batch-norm statistics, losses and updates stay float32, as on
-    the article's TPU (bfloat16 multiplies, float32 accumulation). "tf32": float32 tensors,
-    19-bit multiplies on GPUs that have them. "fp32": float32 throughout.
+    the article's TPU (bfloat16 multiplies, float32 accumulation). "fp16": the same with
+    float16, the loss scaled (loss_scaling.py); "fp16-unscaled": float16 without that. "tf32":
+    float32 tensors, 19-bit multiplies on GPUs that have them. "fp32": float32 throughout.
     """
     if name not in PRECISIONS:
         raise UsageError(f"precision: unknown {name!r}.{did_you_mean(name, PRECISIONS)}")
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+        half = _HALVES.get(name)
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = matmul

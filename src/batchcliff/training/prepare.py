@@ -10,23 +10,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from batchcliff.data.resident import Resident
 from batchcliff.models import build
-from batchcliff.models.conv_net import ConvNet
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
+from batchcliff.models.network import Network
 from batchcliff.randomness import derive
 from batchcliff.spec import TrialSpec
-from batchcliff.training.arithmetic import batch_norm_group, clock_of, shape_key
-from batchcliff.training.compiled import captured, compiles
+from batchcliff.training.arithmetic import batch_norm_group, shape_key, timeline_of
+from batchcliff.training.compiled import WARM_UPS, captured, compiles
 from batchcliff.training.evaluate import Evaluation
 from batchcliff.training.loop import Loop
+from batchcliff.training.own import Build, build_own
+from batchcliff.training.timeline import Timeline
 
-Build = Callable[[tuple[int, int, int], int], nn.Module]
 SeededBuild = Callable[[int], nn.Module]
 
 
@@ -42,9 +44,24 @@ class Unstacked(nn.Module):
         return logits.unsqueeze(1)
 
 
+class Step(NamedTuple):
+    """What one batch size has of its own. group: examples that share batch-norm statistics,
+    None where that is not ours to set."""
+
+    loop: Loop
+    advance: Callable[[], None]
+    group: int | None
+
+
 @dataclass(kw_only=True, slots=True)
 class Prepared:
-    """Compiled and captured; `advance` applies one update, `evaluate` one evaluation."""
+    """Compiled and captured; `advance` applies one update, `evaluate` one evaluation.
+
+    Where the batch size changes during the run, `loop` and `advance` are those of the first
+    size and `later` has those of the others. They share the network, the optimizer's state,
+    data, rates and logs; each has its own compiled code, captured graph and activations, so
+    memory and compile time are the sum over the sizes.
+    """
 
     key: bytes
     model: nn.Module
@@ -56,10 +73,19 @@ class Prepared:
     seconds: float  # spent in compiling, warming up and capturing
     user_build: SeededBuild | None
     compiled: bool
+    later: dict[int, Step] = field(default_factory=dict)
+    first_group: int | None = None
+
+    def at(self, batch_size: int) -> Step:
+        """The step of a batch size, batch norm's groups made for it."""
+        step = self.later.get(batch_size) or Step(self.loop, self.advance, self.first_group)
+        if self.later:
+            set_groups(self.model, step.group)
+        return step
 
     def restart(self, specs: list[TrialSpec], rates_US: Tensor) -> None:
         """Initial weights from each trial's seed, an empty log, and the rates [U, S]."""
-        if isinstance(self.model, ConvNet):
+        if isinstance(self.model, Network):
             self.model.initialise(specs[0].settings.model.init, [spec.seed for spec in specs])
         else:
             assert self.user_build is not None
@@ -75,12 +101,27 @@ def image_shape(resident: Resident) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _seeded(user_build: Build, shape: tuple[int, int, int], num_classes: int) -> SeededBuild:
+def _seeded(
+    user_build: Build, shape: tuple[int, int, int], num_classes: int, group: str | int
+) -> SeededBuild:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(derive(seed, "init") % 2**63)
-        return Unstacked(user_build(shape, num_classes))
+        return Unstacked(build_own(user_build, shape, num_classes, group))
 
     return make
+
+
+def _network(
+    spec: TrialSpec, shape: tuple[int, int, int], num_classes: int, stack: int
+) -> nn.Module:
+    return build(
+        spec.settings.model,
+        spec.settings.batch_norm,
+        shape,
+        num_classes,
+        batch_norm_group=batch_norm_group(spec),
+        stack=stack,
+    )
 
 
 def prepare(
@@ -96,31 +137,23 @@ def prepare(
     Raises torch.OutOfMemoryError where the batch does not fit.
     """
     start, device, settings = time.perf_counter(), resident.train_images.device, spec.settings
-    shape, clock = image_shape(resident), clock_of(spec, len(resident.train_labels))
-    seeded = None if user_build is None else _seeded(user_build, shape, num_classes)
-    if seeded is not None:
-        model = seeded(spec.seed)
-    else:
-        group = batch_norm_group(spec)
-        model = build(
-            settings.model,
-            settings.batch_norm,
-            shape,
-            num_classes,
-            batch_norm_group=group,
-            stack=stack,
-        )
+    shape, timeline = image_shape(resident), timeline_of(spec, len(resident.train_labels))
+    first = timeline.stretches[0].batch_size
+    seeded = None
+    if user_build is not None:
+        seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
+    model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert clock.total is not None
+    set_groups(model, first_group := _group_of(model, spec, first))
     loop = Loop(
         model,
         settings,
         resident.train_images,
         resident.train_labels,
-        batch_size=spec.batch_size,
+        batch_size=first,
         stack=stack,
-        rows=math.ceil(clock.updates_per_epoch),
-        updates=clock.total,
+        rows=_rows(timeline, first),
+        updates=timeline.updates,
         scale=resident.scale,
     )
     evaluation = Evaluation(
@@ -129,7 +162,7 @@ def prepare(
         resident.test_images,
         resident.test_labels,
         stack=stack,
-        evaluations=math.ceil(clock.total / clock.updates_per_epoch) + 1,
+        evaluations=len(timeline.epochs()) + 1,
         scale=resident.scale,
     )
     if compiles(device):
@@ -139,6 +172,11 @@ def prepare(
     model.eval()
     evaluate = captured(evaluation.run, evaluation.tensors(), device)
     model.train()
+    later = {
+        size: _later(spec, loop, timeline, size)
+        for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches)
+        if size != first
+    }
     return Prepared(
         key=shape_key(spec),
         model=model,
@@ -150,12 +188,41 @@ def prepare(
         seconds=time.perf_counter() - start,
         user_build=seeded,
         compiled=compiles(device),
+        later=later,
+        first_group=first_group,
     )
 
 
-def _compile(loop: Loop, evaluation: Evaluation) -> None:
+def _rows(timeline: Timeline, batch_size: int) -> int:
+    """Updates of an epoch, and no fewer than warming up takes: each one reads its own row."""
+    return max(math.ceil(timeline.updates_per_epoch(batch_size)), WARM_UPS)
+
+
+def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int) -> Step:
+    """The step of a batch size that comes later in the run, compiled and captured."""
+    own = loop.resized(batch_size, _rows(timeline, batch_size))
+    set_groups(loop.model, group := _group_of(loop.model, spec, batch_size))
+    if compiles(loop.device):
+        _compile(own)
+    return Step(own, captured(own.update, own.tensors(), loop.device), group)
+
+
+def _group_of(model: nn.Module, spec: TrialSpec, batch_size: int) -> int | None:
+    """Examples that share batch-norm statistics; None in a network of the user's own."""
+    return batch_norm_group(spec, batch_size) if isinstance(model, Network) else None
+
+
+def set_groups(model: nn.Module, group: int | None) -> None:
+    """Make `group` examples share statistics in every batch norm; None: leave them."""
+    for module in model.modules():
+        if group is not None and isinstance(module, GhostBatchNorm2d):
+            module.group = group
+
+
+def _compile(loop: Loop, evaluation: Evaluation | None = None) -> None:
     torch._dynamo.reset()  # one shape at a time: the former shape's code is not needed again
     compile_: Any = torch.compile
     loop.loss_function = compile_(loop.losses, dynamic=False)
     loop.apply_function = compile_(loop.apply_function, dynamic=False)
-    evaluation.logits_function = compile_(evaluation.logits, dynamic=False)
+    if evaluation is not None:
+        evaluation.logits_function = compile_(evaluation.logits, dynamic=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +16,15 @@ from batchcliff.data.resident import Resident
 from batchcliff.provenance import utc_now
 from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.spec import TrialSpec
-from batchcliff.training.arithmetic import learning_rates
+from batchcliff.training.arithmetic import learning_rates, timeline_of
 from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans, train
 from batchcliff.training.evaluate import REESTIMATION_EXAMPLES, reestimated
 from batchcliff.training.precision import device_name, numerics, precision, versions
 from batchcliff.training.prepare import Prepared
+from batchcliff.training.update_logs import norm_curves, skipped_updates
+
+if TYPE_CHECKING:
+    from batchcliff.training.pretrained import Pretrained
 
 # U updates, S stack, E evaluations
 
@@ -33,9 +39,12 @@ def run_trials(
     code: str = "",
     data_source: str = "",
     workers: int = 1,
+    pretrained: Pretrained | None = None,
 ) -> list[TrialRecord]:
     """Train and evaluate trials that all have `prepared`'s shape; a record for each.
 
+    With `pretrained` (a stack of one) they begin with its weights, and the record says what
+    became of them.
     `on_progress(updates done, updates of the run)` is called now and then. Slots of the
     stack beyond the last trial repeat it, so that a stack has the width it was made for.
     Raises torch.OutOfMemoryError.
@@ -43,6 +52,8 @@ def run_trials(
     started, clock = utc_now(), time.perf_counter()
     slots = specs + [specs[-1]] * (prepared.stack - len(specs))
     prepared.restart(slots, rates(slots, resident))
+    if pretrained is not None:
+        pretrained.start(prepared.model)
     losses_US = train(prepared, slots, resident, on_progress)
     reestimate(prepared, slots, resident)
     tests = read_tests(prepared, len(resident.test_labels))
@@ -60,12 +71,23 @@ def run_trials(
         code=code,
         data_source=data_source,
     )
-    return [
+    logs = {name: log_US.cpu() for name, log_US in prepared.loop.logs.items()}
+    records = [
         write_record(
-            spec, ledger, losses_US[:, s], tests[s], provenance, len(resident.train_labels)
+            spec,
+            ledger,
+            losses_US[:, s],
+            tests[s],
+            provenance,
+            len(resident.train_labels),
+            {name: log_US[:, s] for name, log_US in logs.items()},
         )
         for s, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True))
     ]
+    if pretrained is not None:
+        transfer = pretrained.measure(prepared.model)
+        records = [dataclasses.replace(record, transfer=transfer) for record in records]
+    return records
 
 
 def rates(slots: list[TrialSpec], resident: Resident) -> Tensor:
@@ -81,12 +103,15 @@ def reestimate(prepared: Prepared, slots: list[TrialSpec], resident: Resident) -
     They come from the batches that the run would have seen next: at least 10,000 examples,
     or an epoch where that is less.
     """
-    clock_spans = spans(slots[0], len(resident.train_labels))
-    first, last = clock_spans[0]
-    wanted = -(-REESTIMATION_EXAMPLES // slots[0].batch_size)
-    beyond = clock_spans[-1][1]
-    index, draws = epoch_tensors(slots, resident, beyond, beyond + min(wanted, last - first))
-    loop = prepared.loop
+    timeline = timeline_of(slots[0], len(resident.train_labels))
+    beyond, last = timeline.updates, timeline.stretches[-1]
+    wanted = min(
+        math.ceil(REESTIMATION_EXAMPLES / last.batch_size),
+        math.ceil(timeline.updates_per_epoch(last.batch_size)),
+        beyond,
+    )
+    index, draws = epoch_tensors(slots, resident, beyond, beyond + wanted)
+    loop = prepared.at(last.batch_size).loop
 
     def batches() -> Iterator[Callable[[], object]]:
         for index_BS, draws_BSk in zip(
@@ -136,11 +161,17 @@ def write_record(
     tests: list[tuple[float, float]],
     provenance: Provenance,
     num_train: int,
+    logs: dict[str, Tensor],
 ) -> TrialRecord:
-    """The record of one trial; `tests` are its evaluations, the re-estimated one last."""
+    """The record of one trial; `tests` are its evaluations, the re-estimated one last.
+
+    logs: what the loop logged beside the loss, [U] by name.
+    """
     accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
+    if spec.settings.evaluation == "reestimated":
+        accuracy, test_loss = tests[-1]
     bad = first_bad(losses_U, test_loss)
-    curves = read_curves(spec, losses_U, tests[:-1], bad, num_train)
+    curves = read_curves(spec, losses_U, tests[:-1], bad, num_train, logs)
     if bad is not None:
         what = "training loss" if bad < len(losses_U) else "test loss after the last update"
         return TrialRecord(
@@ -152,6 +183,7 @@ def write_record(
             ledger=ledger,
             curves=curves,
             provenance=provenance,
+            skipped_updates=skipped_updates(logs, bad),
         )
     return TrialRecord(
         spec=spec,
@@ -164,6 +196,7 @@ def write_record(
         ledger=ledger,
         curves=curves,
         provenance=provenance,
+        skipped_updates=skipped_updates(logs, ledger.updates),
     )
 
 
@@ -173,6 +206,7 @@ def read_curves(
     tests: list[tuple[float, float]],
     bad: int | None,
     num_train: int,
+    logs: dict[str, Tensor],
 ) -> Curves:
     """Per-epoch curves; nothing after the first bad update is kept."""
     runs = spans(spec, num_train)
@@ -191,4 +225,5 @@ def read_curves(
         test_accuracy=tuple(
             accuracies.get(e) if e in whole else None for e in range(len(kept))
         ),
+        **norm_curves(logs, kept, bad),
     )

@@ -80,7 +80,37 @@ DIGITS = Workload(
 OWN_MODEL = Model(name="own", widths=(), init="own")
 OWN_BATCH_NORM = BatchNorm(eps=0.0, momentum=1.0, group="global", running="mean")
 
-WORKLOADS: dict[str, Workload] = {w.name: w for w in (ARTICLE, DIGITS)}
+
+def _quadratic_data() -> Any:
+    from batchcliff.workloads.noisy_quadratic import dataset
+
+    return dataset()
+
+
+def _quadratic_network(image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    from batchcliff.workloads.noisy_quadratic import network
+
+    return network(image_shape, num_classes)
+
+
+# Its cliffs are known in closed form: docs/noisy_quadratic.md, workloads/quadratic_truth.py.
+NOISY_QUADRATIC = Workload(
+    name="noisy-quadratic",
+    data=_quadratic_data,
+    build=_quadratic_network,
+    lr=LrRule(base=0.56, base_batch_size=64, scaling="linear"),
+    budget="3ep",
+    settings=Settings(
+        model=OWN_MODEL,
+        batch_norm=OWN_BATCH_NORM,
+        loss="logits",
+        augmentation="none",
+        precision="fp32",
+        remainder="carry",
+    ),
+)
+
+WORKLOADS: dict[str, Workload] = {w.name: w for w in (ARTICLE, DIGITS, NOISY_QUADRATIC)}
 
 
 def workload(name: str) -> Workload:
@@ -88,6 +118,15 @@ def workload(name: str) -> Workload:
     if name not in WORKLOADS:
         raise UsageError(f"unknown workload {name!r}.{did_you_mean(name, WORKLOADS)}")
     return WORKLOADS[name]
+
+
+def own_reference(name: str) -> str | None:
+    """What `load_workload` finds the built-in workload `name` by, if it brings data or a
+    network of its own; None for one that names are enough for, and for one of a user's."""
+    found = WORKLOADS.get(name)
+    if found is None or (found.build is None and isinstance(found.data, str)):
+        return None
+    return name
 
 
 def load_workload(reference: str) -> Workload:

@@ -8,6 +8,7 @@ the descriptors of the leases: as long as it lives, nobody else runs those trial
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from batchcliff.canonical import canonical_json, parse_json
+from batchcliff.canonical import parse_json, to_plain
 
 HEADER = struct.Struct("!I")
 TAIL_BYTES = 8_000
@@ -56,7 +57,8 @@ class Worker:
 
     def send(self, message: Mapping[str, Any], descriptors: list[int] | None = None) -> None:
         """One message, and descriptors that the worker will hold. OSError if it is gone."""
-        data = canonical_json(dict(message))
+        # In ASCII: a folder's name may hold bytes that are no text, and UTF-8 has none of them.
+        data = json.dumps(to_plain(dict(message))).encode()
         socket.send_fds(self.socket, [HEADER.pack(len(data))], descriptors or [])
         self.socket.sendall(data)
 

@@ -1,0 +1,82 @@
+"""The verb `target`: its options, and what it prints. Only typer is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchcliff.cli_options import Json, StudyFolder
+
+if TYPE_CHECKING:
+    from batchcliff.stats.budget import Budget
+    from batchcliff.stats.intervals import Estimate
+
+HEADER = ("batch size", "trials", "updates", "interval", "examples", "of perfect scaling")
+
+
+def target_verb(
+    study: StudyFolder,
+    accuracy: Annotated[
+        float, typer.Argument(metavar="ACCURACY", help="The target, a share: 0.9.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say how many updates a target accuracy took at each batch size, and where more stop
+    helping.
+
+    Fixed epochs give a large batch few updates; this asks how many it needs. The knee is the
+    batch size from which on doubling no longer halves them.
+
+    Example: batchcliff target digits 0.9
+    """
+    from batchcliff import api, show
+
+    found = api.target(study, accuracy)
+    if as_json:
+        show.write_json(found)
+        return
+    for curve in found:
+        show.write(f"{curve.arm}: updates to {accuracy:.1%} test accuracy", "")
+        show.write_table(HEADER, _rows(curve))
+        show.write("", *_sentences(curve), "")
+
+
+def _rows(curve: Budget) -> list[tuple[str, ...]]:
+    from batchcliff.report.text import NOTHING
+
+    rows = []
+    for cell in curve.cells:
+        updates, efficiency = cell.updates, cell.efficiency
+        row = (f"{cell.batch_size:,}", str(len(cell.reached)))
+        if updates.value is None:
+            rows.append((*row, NOTHING, "", "", ""))
+            continue
+        interval = ""
+        if updates.low is not None and updates.high is not None:
+            interval = f"{updates.low:,.1f} to {updates.high:,.1f}"
+        examples = f"{cell.batch_size * updates.value:,.0f}"
+        share = "" if efficiency is None else f"{efficiency:.0%}"
+        rows.append((*row, f"{updates.value:,.1f}", interval, examples, share))
+    return rows
+
+
+def _sentences(curve: Budget) -> list[str]:
+    """The knee and both ends of the fit, each with its interval, or why there are none; then
+    why batch sizes have no value."""
+    from batchcliff.report.words import cliff_text, interval_text
+
+    if curve.knee.value is None:
+        return [f"No knee can be given: {curve.knee.note}.", *curve.notes]
+
+    def said(estimate: Estimate) -> str:
+        interval = interval_text(estimate)
+        why = f"{estimate.level:.0%} interval: {interval}" if interval else "no interval"
+        return f"{cliff_text(estimate)} ({why})"
+
+    return [
+        f"Knee (twice the fewest updates and examples) at batch size {said(curve.knee)}.",
+        f"Fewest updates, however large the batch: {said(curve.fewest_updates)}.",
+        f"Fewest examples, however small: {said(curve.fewest_examples)}.",
+        *curve.notes,
+    ]

@@ -1,0 +1,79 @@
+"""Hand-written GPU kernels, and whether a run uses them. Importing this imports no Triton.
+
+A kernel computes what the plain operations beside it compute, up to rounding, so whether it
+runs is part of the surroundings, like the GPU or cuDNN's choice of algorithm: it stands in
+every record's provenance and in no trial's id. `BATCHCLIFF_KERNELS=off` runs the plain
+operations everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchcliff.errors import UsageError, did_you_mean
+
+VARIABLE = "BATCHCLIFF_KERNELS"
+CHOICES = ("auto", "off")
+
+
+def wanted() -> str:
+    """The environment's choice, "auto" unless it says "off". UsageError for anything else."""
+    value = os.environ.get(VARIABLE, CHOICES[0])
+    if value not in CHOICES:
+        raise UsageError(f"{VARIABLE}: unknown {value!r}.{did_you_mean(value, CHOICES)}")
+    return value
+
+
+def installed() -> bool:
+    """Whether Triton is there; PyTorch's builds for CUDA on Linux bring it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def fused_batch_norm(
+    model: nn.Module, device: torch.device, precision: str, batch_size: int
+) -> tuple[bool, str]:
+    """Let `model` use the fused batch norm, ReLU and pooling if they serve it.
+
+    batch_size: examples that pass through the network at once in training. Returns whether
+    the kernels now serve, and why, in words for the record. It sets `fused` on every
+    layer that the model's `relu_norms()` names, so the answer holds whatever was set before.
+    Raises UsageError if the environment asks for what there is not.
+    """
+    named = getattr(model, "relu_norms", None)
+    layers: Sequence[Any] = () if named is None else named()
+    obstacle = _obstacle(layers, device, precision, batch_size)
+    for layer in layers:
+        layer.fused = not obstacle
+    if obstacle:
+        return False, f"plain: {obstacle}"
+    return True, f"fused batch norm, ReLU and pooling: {len(layers)} layers"
+
+
+def _obstacle(
+    layers: Sequence[Any], device: torch.device, precision: str, batch_size: int
+) -> str:
+    """Why the kernels do not serve these layers; "" if they do."""
+    if wanted() == "off":
+        return f"{VARIABLE}=off"
+    if device.type != "cuda":
+        return f"no kernels for {device.type}"
+    if precision != "bf16":
+        return f"no kernels for {precision}"
+    if not layers:
+        return "a network without batch norm before ReLU, or of the user's own"
+    if not installed():
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "a GPU older than bfloat16"
+    if any(batch_size % layer.group for layer in layers):
+        return "the batch is no multiple of the batch norm's group"
+    odd = [c for c in (layer.weight.numel() for layer in layers) if c & (c - 1) or c < 8]
+    if odd:
+        return f"{odd[0]} channels are no power of two from 8 up"
+    return ""

@@ -1,0 +1,282 @@
+"""Processes: every way to end a run leaves none behind, and hangs are told from work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import fake_worker
+import pytest
+from sizes import size
+from study_runs import (
+    Told,
+    accounted,
+    all_gone,
+    attempts,
+    driver,
+    fake_command,
+    leases_are_free,
+    outcomes,
+    run,
+    study_of,
+    table,
+)
+
+from batchcliff.record import TrialRecord
+from batchcliff.study import dispatch
+from batchcliff.study import jobs as jobs_module
+from batchcliff.study.engines.local import Worker
+from batchcliff.study.jobs import Busy
+from batchcliff.study.store import Store
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+GRACE = 10.0  # seconds: the documented limit
+TRIALS = 6
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("expected")
+    with driver(
+        fake_command(folder / "s", seeds=TRIALS, batch_sizes=[16]), folder / "o"
+    ) as one:
+        assert one.wait() == 0, one.errors()
+    return table(folder / "s")
+
+
+def finishes(folder: Path, output: Path, expected: bytes) -> None:
+    """The oracle O of the page: one more run, and nothing has happened."""
+    with driver(fake_command(folder, seeds=TRIALS, batch_sizes=[16]), output) as last:
+        assert last.wait() == 0, last.errors()
+        assert all_gone(last.mark, seconds=2)
+    assert accounted(folder, TRIALS) == {"ok": TRIALS}
+    assert table(folder) == expected
+    assert leases_are_free(folder)
+
+
+# --- signals at any moment ------------------------------------------------------------------
+
+
+@pytest.mark.timeout(3600)
+def test_a_signal_at_any_moment(tmp_path: Path, expected: bytes) -> None:
+    """INT, TERM, HUP or USR1, again and again in one study until it is finished: the exit
+    code says which, within the grace, and O."""
+    rng, codes, number = random.Random(6), Counter[int](), 0
+    for _ in range(size("signals")):
+        folder, signal_ = tmp_path / f"s{number}", rng.choice(SIGNALS)
+        command = fake_command(folder, seeds=TRIALS, batch_sizes=[16])
+        with driver(command, tmp_path / "out", PAUSE="0.02") as one:
+            one.until("started")
+            time.sleep(rng.uniform(0, 0.4))
+            began = time.monotonic()
+            one.process.send_signal(signal_)
+            code = one.wait()
+            assert time.monotonic() - began < GRACE + 1
+            # Python's own answer, where ours was not yet or no longer in place.
+            assert code in (0, 128 + signal_, -signal_), (code, one.errors())
+            assert "Traceback" not in one.errors() or code < 0, one.errors()
+            assert all_gone(one.mark, seconds=2)
+            codes[code] += 1
+        if len(list((folder / "results").iterdir())) == TRIALS:
+            finishes(folder, tmp_path / "last", expected)
+            number += 1
+    finishes(tmp_path / f"s{number}", tmp_path / "last", expected)
+    assert sum(n for code, n in codes.items() if code > 128) > 0.5 * size("signals"), codes
+
+
+def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
+    """The second one, while the first is waiting for a worker that cannot die, is not waited
+    for: within a second."""
+    command = fake_command(tmp_path / "s", seeds=2, batch_sizes=[16])
+    stuck = json.dumps(dict.fromkeys(range(2), "sleep 600"))
+    with driver(command, tmp_path / "1", FAULTS=stuck) as one:
+        one.until("advanced", 2)
+        one.process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        began = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            one.process.send_signal(signal.SIGINT)
+        assert one.wait() in (130, -signal.SIGINT), one.errors()
+        assert time.monotonic() - began < 1 + 2  # a loaded machine is no failure
+        assert all_gone(one.mark, seconds=2)
+
+
+def test_an_odd_folder_and_the_c_locale_change_nothing(tmp_path: Path, expected: bytes) -> None:
+    """Accents, another script, a line break, quotes, and bytes that are no text."""
+    folder = tmp_path / "st\u00fcdy \u6570\u636e\n' \"" / os.fsdecode(b"\xff")
+    command = fake_command(folder, seeds=TRIALS, batch_sizes=[16])
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with driver(command, tmp_path / "out", **plain) as one:
+        assert one.wait() == 0, one.errors()
+    assert accounted(folder, TRIALS) == {"ok": TRIALS}
+    assert table(folder) == expected
+    for path in folder.rglob("*"):
+        assert path.name.isascii(), path
+
+
+# --- no orphan ------------------------------------------------------------------------------
+
+ENDS = ("finish", "term", "kill driver", "kill all", "kill worker", "stop and kill", "crash",
+        "segfault", "leave", "full")  # fmt: skip
+
+
+@pytest.mark.timeout(3600)
+def test_no_way_to_end_leaves_a_process(tmp_path: Path) -> None:
+    """In every way a run can end, while workers start, train, or are stopped."""
+    rng, ended = random.Random(9), Counter[str]()
+    for number in range(size("orphans")):
+        how, folder = ENDS[number % len(ENDS)], tmp_path / f"s{number}"
+        if end_run(how, folder, tmp_path / "out", rng):
+            ended[how] += 1
+    assert ended.total() == size("orphans"), ended
+
+
+def end_run(how: str, folder: Path, output: Path, rng: random.Random) -> bool:
+    """One run that ends in the way `how`; whether nothing of it is left within two seconds."""
+    faults = {"crash": "signal 6", "segfault": "segfault", "leave": "exit 7"}.get(how)
+    environment = {"PAUSE": "0.02", "FAULTS": json.dumps({"1": faults} if faults else {})}
+    with driver(fake_command(folder, seeds=3, batch_sizes=[16]), output, **environment) as one:
+        if how in ("finish", "crash", "segfault", "leave"):
+            code = one.wait()
+            assert code == (0 if how == "finish" else 3), one.errors()
+            return all_gone(one.mark, seconds=2)
+        one.until("advanced" if how == "stop and kill" else "trial_started")
+        time.sleep(rng.uniform(0, 0.2))
+        workers = one.workers()
+        if how == "stop and kill":
+            for pid in workers:
+                send(pid, signal.SIGSTOP)
+        if how == "kill worker":
+            for pid in workers[:1]:
+                send(pid, signal.SIGKILL)
+            one.wait()
+        elif how == "kill all":
+            for pid in (*workers, one.process.pid):
+                send(pid, signal.SIGKILL)
+        elif how == "full":  # no file may grow: it ends by an error of its own
+            resource.prlimit(one.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        else:
+            send(one.process.pid, signal.SIGTERM if how == "term" else signal.SIGKILL)
+        one.wait()
+        return all_gone(one.mark, seconds=2)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def test_control_a_worker_that_asks_for_nothing_is_an_orphan(tmp_path: Path) -> None:
+    """Without PR_SET_PDEATHSIG a worker in the middle of an update outlives its driver."""
+    stuck = json.dumps(dict.fromkeys(range(3), "sleep 600"))
+    immortal = str(Path(__file__).parent / "immortal.py")
+    code = (
+        "import sys, fake_worker, study_runs\n"
+        f"fake_worker.COMMAND = (sys.executable, {immortal!r})\n"
+        "sys.exit(study_runs.main(*sys.argv[1:]))"
+    )
+    options = json.dumps({"seeds": 2, "batch_sizes": [16]})
+    command = [sys.executable, "-c", code, str(tmp_path / "s"), options]
+    with driver(command, tmp_path / "out", FAULTS=stuck) as one:
+        one.until("advanced", 2)
+        send(one.process.pid, signal.SIGKILL)
+        one.wait()
+        assert not all_gone(one.mark, seconds=1)
+
+
+# --- hangs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 1.0)
+    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
+    monkeypatch.setattr(dispatch, "MAX_ATTEMPTS", 1)
+    monkeypatch.setenv("FAULTS", json.dumps({"1": "heartbeat"}))
+    monkeypatch.setenv("HEARTBEAT_SECONDS", "4")
+
+
+def test_a_heartbeat_is_no_progress(tmp_path: Path, fakes: None) -> None:
+    """A worker that says the same twenty times a second hangs all the same."""
+    began = time.monotonic()
+    assert run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s").exit_code == 3
+    assert time.monotonic() - began < 1 + 10, "the limit and ten seconds"
+    assert outcomes(tmp_path / "s") == {0: "ok", 1: "failed"}
+    assert attempts(tmp_path / "s")[1] == ["hung"]
+
+
+def test_control_a_watchdog_that_hears_anything_is_fooled(
+    tmp_path: Path, fakes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hears(self: Busy, place: object = None) -> None:
+        self.heard = time.monotonic()
+
+    monkeypatch.setattr(Busy, "hears", hears)
+    assert run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s").exit_code == 0
+    assert attempts(tmp_path / "s")[1] == ["done"]
+
+
+def test_where_a_worker_hung_is_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real worker that sleeps in its network's code: its stack is dumped before the kill."""
+    heard = Busy.hears
+
+    def hears(self: Busy, place: object = None) -> None:
+        jobs_module.HUNG_SECONDS = 3.0  # from "ready" on: importing torch takes its time
+        heard(self, place)
+
+    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 600.0)
+    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
+    monkeypatch.setattr(Busy, "hears", hears)
+    monkeypatch.setattr(dispatch, "MAX_ATTEMPTS", 1)
+    monkeypatch.setenv("FAULTS", json.dumps({"0": "sleep 600"}))
+    told = Told()
+    summary = run(study_of(seeds=1, batch_sizes=(16,)), tmp_path / "s", told, workers=1)
+    assert (summary.exit_code, summary.counts) == (3, {"failed": 1})
+    record: TrialRecord = told.of("finished")[0][2]
+    assert record.reason.startswith("the worker hung")
+    assert "misbehave" in record.reason and "faulty.py" in record.reason
+    with Store.open(tmp_path / "s") as store:
+        (hung,) = [event for event in store.events()[0] if event["event"] == "hung"]
+    assert "most recent call first" in hung["tail"]
+
+
+# --- memory of the host ---------------------------------------------------------------------
+
+
+def test_an_allocation_that_the_host_refuses_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real limit (RLIMIT_AS) on a worker that wants more: `oom`, and the others go on."""
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    monkeypatch.setenv("FAULTS", json.dumps({"1": "hungry"}))
+    study = study_of(seeds=3, batch_sizes=(16,))
+    assert run(study, tmp_path / "s").exit_code == 0
+    assert outcomes(tmp_path / "s") == {0: "ok", 1: "oom", 2: "ok"}
+    assert attempts(tmp_path / "s")[1] == ["interrupted"], "it uses no attempt up"
+
+
+def test_torchs_allocator_under_a_limit_is_out_of_memory() -> None:
+    """What torch raises when the kernel says no to a size that it would give otherwise."""
+    code = (
+        "import resource, torch\n"
+        "from batchcliff.study.worker import is_out_of_memory\n"
+        "most = 1 << 36\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "try:\n    torch.empty(most, dtype=torch.uint8)\n"
+        "except Exception as error:\n    print(is_out_of_memory(error), error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout.startswith("True"), (ended.stdout, ended.stderr)

@@ -1,0 +1,265 @@
+"""The fused kernels against NumPy's float64 definition, and against the plain operations."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import definition
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, keep
+
+EPS = 1e-3
+# (batch, channels, height, width, groups): whole blocks, ragged ones, odd sizes of groups
+SHAPES = [
+    (16, 64, 8, 8, 2),
+    (6, 8, 6, 10, 3),
+    (4, 512, 4, 4, 1),
+    (24, 16, 10, 6, 8),
+    (2, 128, 2, 2, 2),
+]
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 6e-3}  # of norms
+
+
+def inputs(
+    shape: tuple[int, int, int, int, int], kind: torch.dtype, device: torch.device, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations with a mean, a scale and a shift; channels-last, as convolutions give."""
+    rng = torch.Generator().manual_seed(seed)
+    batch, channels, height, width, _ = shape
+    x = torch.randn(batch, channels, height, width, generator=rng) * 2 + 3
+    weight = torch.rand(channels, generator=rng) + 0.5
+    bias = torch.randn(channels, generator=rng) * 0.5
+    x = x.to(kind).contiguous(memory_format=torch.channels_last)
+    return x.to(device), weight.to(device), bias.to(device)
+
+
+def wide(*tensors: Tensor) -> list[Any]:
+    return [t.detach().double().cpu().numpy() for t in tensors]
+
+
+def error(ours: Tensor, exact: Any) -> float:
+    """Of the norm; infinite if anything is not finite."""
+    (mine,) = wide(ours)
+    assert mine.shape == exact.shape
+    found = float(np.linalg.norm(mine - exact) / np.linalg.norm(exact))
+    return found if np.isfinite(found) else float("inf")
+
+
+def away_from_the_kink(dy: Tensor, z: Any, pool: bool) -> Tensor:
+    """dy, zero where rounding could decide on which side of 0 a z lies."""
+    near = torch.from_numpy(np.abs(z) < 1e-4)
+    if pool:
+        near = F.max_pool2d(near.float(), 2) > 0
+    return dy.masked_fill(near.to(dy.device), 0)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_twin_values_and_gradients(
+    kernels: ModuleType, device: torch.device, shape: Any, kind: torch.dtype, pool: bool
+) -> None:
+    x, weight, bias = inputs(shape, kind, device, 0)
+    groups = shape[-1]
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_()
+    y, mean, var = kernels.batch_norm_relu(x, weight, bias, groups, EPS, pool)
+    assert y.dtype == kind
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert not mean.requires_grad
+    assert not var.requires_grad
+    numbers = wide(x, weight, bias)
+    expected, z, *statistics = definition.forward(*numbers, groups, EPS, pool)
+    rng = torch.Generator().manual_seed(1)
+    dy = torch.randn(y.shape, generator=rng).to(kind).to(device)
+    dy = away_from_the_kink(dy, z, pool)
+    gradients = torch.autograd.grad(y, (x, weight, bias), dy)
+    exact = definition.backward(*wide(dy), *numbers, groups, EPS, pool)
+    assert error(y, expected) < TOLERANCE[kind]
+    for ours, theirs in zip((mean, var), statistics, strict=True):
+        assert error(ours, theirs) < TOLERANCE[torch.float32]
+    for ours, theirs, limit in zip(gradients, exact, (kind, *[torch.float32] * 2), strict=True):
+        assert error(ours, theirs) < TOLERANCE[limit]
+    wrong = definition.forward(*numbers, 1 if groups > 1 else 2, EPS, pool)[0]
+    assert error(y, wrong) > 2 * TOLERANCE[kind]
+
+
+def test_a_large_mean_costs_no_digits(kernels: ModuleType, device: torch.device) -> None:
+    """Mean 3,000 and deviation 1: a variance right to 1e-4; E[x^2] - E[x]^2 is not."""
+    shape = (8, 16, 16, 16, 2)
+    x, weight, bias = inputs(shape, torch.float32, device, 3)
+    x = x / 2 + 3000
+    _, mean, var = kernels.batch_norm_relu(x, weight, bias, 2, EPS, False)
+    _, _, exact_mean, exact_var = definition.forward(*wide(x, weight, bias), 2, EPS, False)
+    assert error(mean, exact_mean) < 1e-6
+    assert error(var, exact_var) < 1e-4
+    parts = x.view(2, 4, 16, 16, 16)
+    naive = (parts * parts).mean((1, 3, 4)) - parts.mean((1, 3, 4)) ** 2
+    assert error(naive, exact_var) > 1e-3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(
+    kernels: ModuleType, device: torch.device, value: float
+) -> None:
+    """One bad value makes its group and channel NaN, and nothing else: a ReLU hides none."""
+    x, weight, bias = inputs((8, 16, 4, 4, 2), torch.float32, device, 4)
+    x[1, 5, 2, 2] = value
+    with np.errstate(invalid="ignore"):  # the interpreter computes with NumPy
+        y, mean, _ = kernels.batch_norm_relu(x, weight, bias, 2, EPS, False)
+    assert y[:4, 5].isnan().all()
+    assert not mean[0, 5].isfinite()
+    y[:4, 5] = 0
+    assert y.isfinite().all()
+
+
+def test_equal_inputs_give_equal_bits_and_leave_no_trace(
+    kernels: ModuleType, device: torch.device
+) -> None:
+    x, weight, bias = inputs(SHAPES[0], torch.bfloat16, device, 5)
+    first = kernels.batch_norm_relu(x, weight, bias, 2, EPS, True)
+    again = kernels.batch_norm_relu(x, weight, bias, 2, EPS, True)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not kernels._arrived(x.device).any()
+    sums = [
+        kernels.batch_norm_relu_backward(first[0], x, *first[1:], weight, bias, EPS, True)
+        for _ in range(2)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*sums, strict=True))
+    assert not kernels._arrived(x.device).any()
+
+
+def test_the_cut_into_programs_does_not_matter(
+    kernels: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, bias = inputs((12, 32, 6, 6, 3), torch.float32, device, 6)
+    results = []
+    for tuning in (
+        kernels.Tuning(),
+        kernels.Tuning(warps=1, loads=4, passes=1, reverse=False),
+        kernels.Tuning(warps=2, loads=8, passes=2),
+    ):
+        monkeypatch.setattr(kernels, "FORWARD", tuning)
+        monkeypatch.setattr(kernels, "BACKWARD", tuning)
+        monkeypatch.setattr(kernels, "PER_PROCESSOR", 1)
+        y, mean, var = kernels.batch_norm_relu(x, weight, bias, 3, EPS, True)
+        back = kernels.batch_norm_relu_backward(y, x, mean, var, weight, bias, EPS, True)
+        results.append((y, mean, var, *back))
+    for other in results[1:]:
+        for ours, first in zip(other, results[0], strict=True):
+            torch.testing.assert_close(ours, first, rtol=1e-5, atol=1e-5)
+
+
+def test_any_layout_is_taken(kernels: ModuleType, device: torch.device) -> None:
+    x, weight, bias = inputs(SHAPES[1], torch.float32, device, 7)
+    last = kernels.batch_norm_relu(x, weight, bias, 3, EPS, False)[0]
+    first = kernels.batch_norm_relu(x.contiguous(), weight, bias, 3, EPS, False)[0]
+    assert torch.equal(last, first)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "message"),
+    [
+        ((6, 8, 4, 4), 4, "a batch of 6 cannot be cut into 4 equal groups"),
+        ((4, 12, 4, 4), 2, "12 channels: the kernels need a power of two"),
+        ((4, 8, 5, 4), 2, "5 x 4 cannot be pooled by 2 x 2 without a rest"),
+    ],
+)
+def test_what_is_not_served_is_refused(
+    kernels: ModuleType, device: torch.device, shape: Any, groups: int, message: str
+) -> None:
+    x = torch.zeros(shape, device=device)
+    ones = torch.ones(shape[1], device=device)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        kernels.batch_norm_relu(x, ones, ones, groups, EPS, True)
+
+
+def test_the_operators_say_what_they_are(kernels: ModuleType, device: torch.device) -> None:
+    """Shapes, types, layouts and gradients as torch.compile is told them."""
+    x, weight, bias = inputs(SHAPES[1], torch.float32, device, 8)
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_()
+    torch.library.opcheck(
+        kernels.batch_norm_relu,
+        (x, weight, bias, 3, EPS, True),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+    with torch.no_grad():
+        _, mean, var = kernels.batch_norm_relu(x, weight, bias, 3, EPS, False)
+    torch.library.opcheck(
+        kernels.normalise_relu,
+        (x.detach(), mean, var, weight.detach(), bias.detach(), EPS, True),
+    )
+
+
+def layers(group: int, shards: int, device: torch.device) -> list[GhostBatchNorm2d]:
+    """Two equal ones, the second fused."""
+    made = []
+    for fused in (False, True):
+        layer = GhostBatchNorm2d(16, group, momentum=0.75, shards=shards)
+        rng = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            layer.weight.uniform_(0.5, 2, generator=rng)
+            layer.bias.uniform_(-1, 1, generator=rng)
+        layer.fused = fused
+        made.append(layer.to(device))
+    return made
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("group", "shards"), [(3, 4), (3, 1), (12, 1)])
+def test_twin_of_the_plain_layer(
+    kernels: ModuleType, device: torch.device, group: int, shards: int, pool: bool
+) -> None:
+    """Values, gradients, running statistics and evaluation, over three updates."""
+    plain, fused = layers(group, shards, device)
+    for seed in range(3):
+        x = inputs((12, 16, 4, 6, 1), torch.float32, device, seed)[0].requires_grad_()
+        ours, theirs = fused.relu(x, pool=pool), plain.relu(x, pool=pool)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        towards = torch.ones_like(ours)
+        mine = torch.autograd.grad(ours, (x, fused.weight, fused.bias), towards)
+        reference = torch.autograd.grad(theirs, (x, plain.weight, plain.bias), towards)
+        for a, b in zip(mine, reference, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fused.running_mean, plain.running_mean)
+        torch.testing.assert_close(fused.running_var, plain.running_var)
+    fused.eval(), plain.eval()
+    with torch.no_grad():
+        for batch in (12, 8, 5):
+            torch.testing.assert_close(
+                fused.relu(x[:batch], pool=pool),
+                plain.relu(x[:batch], pool=pool),
+                rtol=1e-5,
+                atol=1e-5,
+            )
+        unlike = plain.relu(x + 1, pool=pool)
+        assert not torch.allclose(fused.relu(x, pool=pool), unlike, atol=1e-2)
+
+
+def test_statistics_may_be_kept_later(kernels: ModuleType, device: torch.device) -> None:
+    at_once, later = layers(3, 4, device)[1], layers(3, 4, device)[1]
+    x = inputs((12, 16, 4, 6, 1), torch.float32, device, 0)[0]
+    at_once.relu(x)
+    owed: list[Any] = []
+    later.relu(x, later=owed)
+    assert not later.running_mean.any()
+    keep(owed)
+    assert torch.equal(later.running_mean, at_once.running_mean)
+    assert torch.equal(later.running_var, at_once.running_var)
+
+
+def test_odd_sizes_are_pooled_as_pytorch_does(
+    kernels: ModuleType, device: torch.device
+) -> None:
+    plain, fused = layers(3, 4, device)
+    x = inputs((12, 16, 5, 7, 1), torch.float32, device, 0)[0]
+    ours, theirs = fused.relu(x, pool=True), plain.relu(x, pool=True)
+    assert ours.shape[2:] == (2, 3)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,80 @@
+"""Whether the kernels run: every answer with its reason. Needs neither a GPU nor Triton."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from batchcliff import kernels
+from batchcliff.errors import UsageError
+from batchcliff.kernels import VARIABLE, fused_batch_norm
+from batchcliff.models.conv_net import ConvNet
+from batchcliff.spec import BatchNorm
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def network(channels: int = 8, group: int = 2) -> ConvNet:
+    return ConvNet(
+        widths=((channels,),),
+        image_channels=3,
+        num_classes=2,
+        batch_norm=BatchNorm(group=group, running="mean"),
+        batch_norm_group=group,
+    )
+
+
+@pytest.fixture(autouse=True)
+def a_gpu_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(kernels, "installed", lambda: True)
+
+
+def test_where_they_serve_every_layer_is_fused() -> None:
+    net = network()
+    applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
+    assert applied
+    assert reason == "fused batch norm, ReLU and pooling: 1 layers"
+    assert [layer.fused for layer in net.relu_norms()] == [True]
+    assert not fused_batch_norm(net, CPU, "bf16", 8)[0]
+    assert [layer.fused for layer in net.relu_norms()] == [False]
+
+
+@pytest.mark.parametrize(
+    ("net", "device", "precision", "batch_size", "reason"),
+    [
+        (network(), CPU, "bf16", 8, "no kernels for cpu"),
+        (network(), GPU, "fp32", 8, "no kernels for fp32"),
+        (network(), GPU, "tf32", 8, "no kernels for tf32"),
+        (network(), GPU, "bf16", 7, "the batch is no multiple of the batch norm's group"),
+        (network(24), GPU, "bf16", 8, "24 channels are no power of two from 8 up"),
+        (network(4), GPU, "bf16", 8, "4 channels are no power of two from 8 up"),
+        (nn.Linear(2, 2), GPU, "bf16", 8,
+         "a network without batch norm before ReLU, or of the user's own"),
+    ],
+)  # fmt: skip
+def test_where_they_do_not_the_reason_is_said(
+    net: nn.Module, device: torch.device, precision: str, batch_size: int, reason: str
+) -> None:
+    assert fused_batch_norm(net, device, precision, batch_size) == (False, f"plain: {reason}")
+    assert not any(getattr(module, "fused", False) for module in net.modules())
+
+
+def test_without_triton_or_on_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert fused_batch_norm(network(), GPU, "bf16", 8)[1] == "plain: a GPU older than bfloat16"
+    monkeypatch.setattr(kernels, "installed", lambda: False)
+    assert fused_batch_norm(network(), GPU, "bf16", 8)[1] == "plain: Triton is not installed"
+
+
+def test_off_and_what_is_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "off")
+    said = (False, "plain: BATCHCLIFF_KERNELS=off")
+    assert fused_batch_norm(network(), GPU, "bf16", 8) == said
+    monkeypatch.setenv(VARIABLE, "of")
+    with pytest.raises(
+        UsageError, match=r"BATCHCLIFF_KERNELS: unknown 'of'\. Did you mean 'off'"
+    ):
+        fused_batch_norm(network(), CPU, "bf16", 8)
