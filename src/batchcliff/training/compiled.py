@@ -50,9 +50,10 @@ def _captured(
 ) -> Callable[[], None]:
     side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side), rewound(changes):
+    with torch.cuda.stream(side):
         for _ in range(WARM_UPS):
-            function()
+            with rewound(changes):  # each from the start: a short run's logs have no room for all
+                function()
     torch.cuda.current_stream(device).wait_stream(side)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
