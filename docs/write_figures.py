@@ -15,13 +15,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from batchcliff import published
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.report.content import make_content
 from batchcliff.report.join import join
 from batchcliff.report.pagetables import mean_text
-from batchcliff.report.tables import markdown_table, published_rows
+from batchcliff.report.tables import markdown_table, published_rows, trial_rows
 from batchcliff.study.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +181,53 @@ def seeds_table(folder: Path) -> str:
     )
 
 
+def trials_table(folder: Path) -> str:
+    """A row for every trial that has run: how it ended, and what its records hold besides."""
+    store, plan, records = read(ROOT / folder)
+    order = {arm.name: i for i, arm in enumerate(store.study.arms)}
+    rows = sorted(
+        trial_rows(records), key=lambda r: (r["batch_size"], order[r["arm"]], r["seed"])
+    )
+    columns = [
+        (name, header, write)
+        for name, header, write in TRIAL_FIGURES
+        if any(row[name] not in (None, 0) for row in rows)
+    ]
+    table = [
+        [row["arm"], f"{row['batch_size']:,}"]
+        + ["" if row[name] is None else write(row[name]) for name, _, write in columns]
+        for row in rows
+    ]
+    cells = {(r.spec.arm, r.spec.batch_size) for r in records}
+    planned = len(plan)
+    missing = f" {planned - len(records)} of {planned} planned trials have not run yet."
+    return (
+        f"{caption(records, len(cells))}.{missing * (len(records) < planned)}\n\n"
+        + markdown_table(["arm", "batch size", *(header for _, header, _ in columns)], table)
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+TRIAL_FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("outcome", "outcome", str),
+    ("accuracy", "accuracy, %", _percent),
+    ("updates", "updates", "{:,}".format),
+    ("examples", "examples", "{:,}".format),
+    ("first_bad_update", "first bad update", "{:,}".format),
+    ("skipped_updates", "skipped", "{:,}".format),
+    ("first_gradient_norm", "first gradient norm", "{:.3g}".format),
+    ("max_gradient_norm", "largest", "{:.3g}".format),
+    ("weight_distance", "weights moved", "{:.2f}".format),
+    ("old_accuracy_before", "old task before, %", _percent),
+    ("old_accuracy", "after", _percent),
+    ("old_accuracy_reestimated", "re-estimated", _percent),
+)
+"""Columns of `trials`: of the exported table, what stands over it, how it is written."""
+
+
 def repeat_table(folders: Path) -> str:
     """The trials that two studies share, by id: how far one seed is from itself."""
     first, second = (
@@ -224,6 +272,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "repeat": repeat_table,
     "answer": answer_table,
     "seeds": seeds_table,
+    "trials": trials_table,
 }
 
 

@@ -156,6 +156,24 @@ def test_the_batch_of_an_arm_that_grows_is_shown(home: Path) -> None:
     assert "growth has 80 updates and none 128: not compared" in compared
 
 
+def test_the_door_in_python_gives_what_the_verb_shows() -> None:
+    import batchcliff
+
+    none, warmup = batchcliff.schedule("article", "none", "warmup", diff=True).schedules
+    shown = found("article", "none", "warmup", "--diff")["schedules"]
+    assert [list(none.lr), list(warmup.lr)] == [one["lr"] for one in shown]
+    options = {"warmup": "linear:5ep", "lr": "0.4", "updates_per_epoch": 391, "budget": "90ep"}
+    (own,) = batchcliff.schedule(**options, decay="cosine").schedules
+    clock = Clock(391, 1).with_budget("90ep")
+    assert list(own.lr) == [
+        0.4 * f for f in factors(clock, Warmup(duration="5ep"), cosine_decay)
+    ]
+    view = batchcliff.schedule(conventions=["torch", "keras"], warmup="5up", diff=True)
+    assert view.differences()[0].differing == (0, 1, 2, 3, 4)
+    with pytest.raises(batchcliff.UsageError, match="Did you mean 'article'"):
+        batchcliff.schedule("artcle")
+
+
 # --- a schedule of its own
 
 

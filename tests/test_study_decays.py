@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from batchcliff.errors import Infeasible, UsageError
 from batchcliff.schedules import Clock, Warmup, factors
 from batchcliff.schedules.curves import one_cycle
 from batchcliff.schedules.decays import DECAYS
-from batchcliff.spec import TrialSpec
+from batchcliff.spec import Decay, TrialSpec
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study, parse_study
 from batchcliff.training.arithmetic import learning_rates
+
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+from small_trials import run, small_data, small_spec
 
 GOOD = """\
 name = "decays"
@@ -157,12 +161,27 @@ def test_a_fall_that_leaves_no_room_for_the_warmup_is_infeasible() -> None:
         rates(study("{ kind = 'warmup-stable-decay', duration = '7ep' }"))
 
 
+def test_trials_train_by_them() -> None:
+    decays = (
+        Decay(kind="constant"),
+        Decay(kind="one-cycle"),
+        Decay(kind="warmup-stable-decay", duration="50%"),
+    )
+    specs = [small_spec(decay=decay, budget="4ep") for decay in decays]
+    flat, cycle, stable = (run([spec], small_data()).records[0] for spec in specs)
+    losses = [record.curves.train_loss for record in (flat, cycle, stable)]
+    assert all(math.isfinite(loss) for curve in losses for loss in curve)
+    assert losses[2][:2] == losses[0][:2]  # it has not begun to fall
+    assert losses[2][3] != losses[0][3]
+    assert losses[1][1] != losses[0][1]
+
+
 BAD = {
     "kind": ("{ kind = 'linaer' }", 'decay.kind = "linaer"', "Did you mean 'linear'?"),
     "foreign option": (
         "{ kind = 'linear', power = 2.0 }", "decay.power = 2.0", 'kind = "polynomial"',
     ),
-    "end of a line": ("{ kind = 'linear', end = 0.1 }", "decay.end = 0.1", 'kind = "one-cycle"'),
+    "end": ("{ kind = 'linear', end = 0.1 }", "decay.end = 0.1", 'kind = "one-cycle"'),
     "typo": ("{ kind = 'linear', flor = 0.1 }", "decay.flor = 0.1", "Did you mean 'floor'?"),
     "floor of 1": ("{ kind = 'linear', floor = 1.0 }", "decay.floor = 1.0", "below 1"),
     "no floor": ("{ kind = 'exponential' }", "decay.floor", "Write e.g. floor = 0.01"),

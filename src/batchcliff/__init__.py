@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchcliff.api import doctor, export, init, plan, run, status
+    from batchcliff.api import doctor, export, init, plan, run, schedule, status
     from batchcliff.api import report as make_report
     from batchcliff.data.sources import Dataset
     from batchcliff.errors import (
@@ -73,11 +73,12 @@ __all__ = [
     "make_report",
     "plan",
     "run",
+    "schedule",
     "status",
 ]
 
 _WHERE = {
-    "api": ("doctor", "export", "init", "make_report", "plan", "run", "status"),
+    "api": ("doctor", "export", "init", "make_report", "plan", "run", "schedule", "status"),
     "data.sources": ("Dataset",),
     "errors": (
         "BatchcliffError",

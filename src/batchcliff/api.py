@@ -1,5 +1,5 @@
-"""The verbs: plan, run, status, report, export, import_, target, init, doctor. The command line
-calls these.
+"""The verbs: plan, run, status, report, export, import_, target, advise, init, schedule,
+doctor. The command line calls these.
 
 Each returns a frozen value and prints nothing. Importing this module imports no torch; only
 `run` and `doctor` do, when they are called.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,9 @@ from batchcliff.studyfile import load_study, recipe_text
 from batchcliff.workloads import load_workload
 
 if TYPE_CHECKING:
+    from batchcliff.advising import Advised
     from batchcliff.machine import Check
+    from batchcliff.schedule_view.view import View
     from batchcliff.stats.budget import Budget
     from batchcliff.study.store import Store
     from batchcliff.study.supervisor import RunSummary
@@ -49,6 +52,7 @@ __all__ = [
     "PlannedTrial",
     "Report",
     "Status",
+    "advise",
     "doctor",
     "export",
     "find_study",
@@ -57,6 +61,7 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "schedule",
     "status",
     "target",
 ]
@@ -123,6 +128,7 @@ def run(
     extend: bool = False,
     accept_code_change: bool = False,
     weights: str | Path | None = None,
+    checkpoint_every: float = 120.0,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
@@ -130,7 +136,9 @@ def run(
     workers: processes that train side by side, None for as many as fit; extend: the study may
     be the one in the folder with more seeds, batch sizes or arms, which are added to it;
     accept_code_change: go on although the code that trains is another than in the folder;
-    weights: a safetensors file to begin with in place of the study's own pretraining.
+    weights: a safetensors file to begin with in place of the study's own pretraining;
+    checkpoint_every: seconds after which a trial that is under way is saved at the end of an
+    epoch, so that a run that is interrupted goes on from there; 0: never.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
@@ -152,6 +160,7 @@ def run(
             extend=extend,
             accept_code_change=accept_code_change,
             weights=Path(weights) if weights else None,
+            checkpoint_every=checkpoint_every,
         )
         exit_code = summary.exit_code
     finally:
@@ -306,9 +315,68 @@ def target(study: str | Path, accuracy: float) -> tuple[Budget, ...]:
     return tuple(budget(measured, arm, accuracy) for arm in arms)
 
 
+def advise(study: str | Path) -> Advised:
+    """The largest safe batch size of a study or an imported table, with its settings, what it
+    gains, why not more, and what was not tested (docs/advice.md).
+
+    `batchcliff.advising.exported` writes it as settings. Raises UsageError if there is no
+    such study, or if no estimate can be made of it.
+    """
+    from batchcliff.advising import advise_imported, advise_study
+
+    if (table := find_imported(study)) is not None:
+        return advise_imported(table)
+    return advise_study(find_study(study))
+
+
 def init(recipe: str) -> str:
     """The text of a recipe, to start a study file from. Raises UsageError."""
     return recipe_text(recipe)
+
+
+def schedule(
+    *names: str,
+    arms: Sequence[str] = (),
+    conventions: Sequence[str] = (),
+    diff: bool = False,
+    batch_size: int | None = None,
+    budget: str | None = None,
+    warmup: str | None = None,
+    lr: str | None = None,
+    decay: str | None = None,
+    num_examples: int | None = None,
+    updates_per_epoch: int | None = None,
+    remainder: str | None = None,
+    overrides: Sequence[str] = (),
+    workload: str | None = None,
+    data: str | Path | None = None,
+) -> View:
+    """The learning rate of every update: `schedule("article").schedules[0].lr`.
+
+    Names and options are those of `batchcliff schedule`, as texts: a study or recipe and some
+    of its arms, or conventions, or with `warmup`, `lr`, `decay` and `budget` a schedule of its
+    own; `diff`: `.differences()` compares with the first. Raises UsageError.
+    """
+    from batchcliff.schedule_view.make import Asked, make_view
+
+    asked = Asked(
+        names=names,
+        arms=tuple(arms),
+        conventions=tuple(conventions),
+        diff=diff,
+        batch_size=batch_size,
+        budget=budget,
+        warmup=warmup,
+        lr=lr,
+        decay=decay,
+        num_examples=num_examples,
+        updates_per_epoch=updates_per_epoch,
+        remainder=remainder,
+        overrides=tuple(overrides),
+        workload=workload,
+        data=Path(data) if data else None,
+    )
+    return make_view(asked)
 
 
 def doctor(*, data: str | Path | None = None) -> tuple[Check, ...]:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from batchcliff import __version__
+from batchcliff.cli_advise import advise_verb
 from batchcliff.cli_import import import_verb
 from batchcliff.cli_options import (
     OUTPUT,
     AcceptCodeChange,
     BatchSizes,
     Budget,
+    CheckpointEvery,
     Data,
     Device,
     DryRun,
@@ -182,6 +184,7 @@ def run_verb(
     extend: Extend = False,
     accept_code_change: AcceptCodeChange = False,
     weights: Weights = None,
+    checkpoint_every: CheckpointEvery = 120.0,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -198,16 +201,9 @@ def run_verb(
 
     progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
     where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
-    summary = api.run(
-        spec,
-        workload=workload,
-        progress=progress,
-        extend=extend,
-        accept_code_change=accept_code_change,
-        weights=weights,
-        **where,
-    )
-    _finish(summary, as_json)
+    where |= {"extend": extend, "weights": weights, "checkpoint_every": checkpoint_every}
+    where |= {"accept_code_change": accept_code_change, "workload": workload}
+    _finish(api.run(spec, progress=progress, **where), as_json)
 
 
 def _finish(summary: RunSummary, as_json: bool) -> None:
@@ -321,6 +317,7 @@ def init_verb(
 
 app.command("import")(_guarded(import_verb))
 app.command("target")(_guarded(target_verb))
+app.command("advise")(_guarded(advise_verb))
 app.command("schedule")(_guarded(schedule_verb))
 
 

@@ -102,6 +102,17 @@ Weights = Annotated[
         rich_help_panel=PLACE,
     ),
 ]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every",
+        min=0,
+        metavar="SECONDS",
+        help="Save a trial that takes longer than this, at the end of an epoch: a run that is "
+        "interrupted goes on from there. 0: never.",
+        rich_help_panel=PLACE,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
 ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchcliff.cli_options import OUTPUT, Data, Set, WorkloadOption
 
+if TYPE_CHECKING:
+    from batchcliff.schedule_view.view import View
+
+FORMATS = ("table", "csv", "json")
 OWN, COMPARE = "A schedule without a study", "Which"
 
 Names = Annotated[
@@ -132,12 +136,18 @@ def schedule_verb(
 
     Example: batchcliff schedule --diff batchcliff torch transformers --warmup 5up
     """
-    from batchcliff.schedule_view import make
+    _check_format(format_)
+    from batchcliff import api
 
-    asked = make.Asked(
-        names=tuple(names or ()),
-        arms=tuple(arm or ()),
-        conventions=tuple(convention or ()),
+    if conventions:
+        from batchcliff.schedule_view.tables import conventions_table
+
+        sys.stdout.write(conventions_table())
+        return
+    view = api.schedule(
+        *(names or ()),
+        arms=arm or (),
+        conventions=convention or (),
         diff=diff,
         batch_size=batch_size,
         budget=budget,
@@ -147,26 +157,24 @@ def schedule_verb(
         num_examples=num_examples,
         updates_per_epoch=updates_per_epoch,
         remainder=remainder,
-        overrides=tuple(set_ or ()),
+        overrides=set_ or (),
         workload=workload,
         data=data,
     )
-    _print(asked, conventions, plot, format_)
+    _show(view, plot, format_)
 
 
-def _print(asked: object, conventions: bool, plot: Path | None, format_: str) -> None:
-    from batchcliff import show
+def _check_format(name: str) -> None:
     from batchcliff.errors import UsageError, did_you_mean
-    from batchcliff.schedule_view import make, tables
 
-    formats = ("table", "csv", "json")
-    if format_ not in formats:
-        raise UsageError(f"--format {format_!r}.{did_you_mean(format_, formats)}")
-    if conventions:
-        sys.stdout.write(tables.conventions_table())
-        return
-    assert isinstance(asked, make.Asked)
-    view = make.make_view(asked)
+    if name not in FORMATS:
+        raise UsageError(f"--format {name!r}.{did_you_mean(name, FORMATS)}")
+
+
+def _show(view: View, plot: Path | None, format_: str) -> None:
+    from batchcliff import show
+    from batchcliff.schedule_view import tables
+
     if plot is not None:
         from batchcliff.schedule_view.plot import write_plot
 

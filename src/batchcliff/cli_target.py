@@ -45,7 +45,7 @@ def target_verb(
 def _rows(curve: Budget) -> list[tuple[str, ...]]:
     from batchcliff.report.text import NOTHING
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in curve.cells:
         updates, efficiency = cell.updates, cell.efficiency
         row = (f"{cell.batch_size:,}", str(len(cell.reached)))

@@ -97,6 +97,8 @@ class Provenance:
     numerics: tuple[tuple[str, str], ...] = ()  # fingerprint of what may change bits
     code: str = ""  # batchcliff's version and source digest
     data_source: str = ""  # which container the data was read from, and notes on it
+    # updates taken over from a checkpoint of a run that was ended; `seconds` has theirs too
+    resumed_from: int = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,14 @@ def test_every_exemption_from_the_security_rules_says_which() -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "noqa" in line and "#" in line:
                 assert "# noqa: " in line, (path, line)
+
+
+def test_the_security_rules_of_the_linter_are_on_for_all_of_the_package() -> None:
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    lint = project["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    assert {rule for rule in lint["ignore"] if rule.startswith("S")} == {"S101"}  # assert
+    assert not [place for place in lint["per-file-ignores"] if place.startswith("src")]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_reader_survives_any_bytes(name: str) -> None:
         )
     assert result.finding is None, (result.error, result.finding)
     assert result.executions > len(seeds)
-    assert len(result.lines) > 20, "the fuzzer did not get into our code"
+    assert len(result.lines) > 10, "the fuzzer did not get into our code"
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}-{path.name}")

@@ -123,13 +123,15 @@ def test_from_study_file_to_terminal_table_and_file_names(
         file.write_text(study_text(name), encoding="utf-8")
         pretending.outcome = lambda record, text=payload: failed(record, text)
         folder = str(home / f"study{number}")
-        assert call("plan", str(file)).exit_code == 0
         assert call("run", str(file), "--out", folder).exit_code == 3
-        assert call("run", str(file), "--out", f"{folder}-json", "--json").exit_code == 3
         assert call("status", folder).exit_code == 0
-        for kind in ("md", "json", "csv"):
-            table = call("export", folder, "-f", kind)
-            assert table.exit_code == 0
+        if number % 4 == 0:  # their strings go the same ways
+            assert call("plan", str(file)).exit_code == 0
+            assert call("run", str(file), "--out", f"{folder}-json", "--json").exit_code == 3
+            assert call("export", folder, "-f", "md").exit_code == 0
+        assert call("export", folder, "-f", "json").exit_code == 0
+        table = call("export", folder, "-f", "csv")
+        assert table.exit_code == 0
         assert not formulas(table.output), formulas(table.output)
         for path in Path(folder).rglob("*"):
             assert SAFE_NAME.fullmatch(path.name), path

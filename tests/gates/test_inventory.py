@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from sizes import SIZES
 
+from batchcliff.errors import DataError, Incomplete, StorageError, UsageError
+from batchcliff.study.supervisor import STOPPING
+
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
 NODE = re.compile(r"`([a-z_/]+\.py)(?:::(test_\w+))?`")
@@ -68,6 +71,13 @@ def test_the_sizes_on_the_page_are_those_that_run() -> None:
     numbers = {name: (*(int(n.replace(",", "")) for n in ns), what) for name, *ns, what in said}
     assert numbers == {name: tuple(size) for name, size in SIZES.items()}
     assert all(size.quick <= size.ci <= size.soak for size in SIZES.values() if size.soak)
+
+
+def test_the_exit_codes_on_the_page_are_those_of_the_code() -> None:
+    said = re.findall(r"^\| ([\d, ]+) \| .* \|$", PAGE, re.M)
+    numbers = {int(code) for cell in said for code in cell.split(",")}
+    errors = (UsageError, DataError, StorageError, Incomplete)
+    assert numbers == {0, 3, *(e.exit_code for e in errors), *(128 + s for s in STOPPING)}
 
 
 @pytest.mark.parametrize(

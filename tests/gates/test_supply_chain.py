@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shutil
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -51,10 +52,9 @@ def test_a_lock_has_a_hash_for_each_version_of_the_constraints(path: Path) -> No
     for name, version in locked.items():
         # What only one platform needs may be missing from the constraints of another.
         assert constraints.get(name, version) == version, name
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = {
-        canonical(n) for n in re.findall(r'^    "([A-Za-z0-9._-]+)>=', text, re.MULTILINE)
-    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = {canonical(re.split(r"[<>=!~ \[]", line)[0]) for line in needed}
     assert wanted - WITHOUT <= locked.keys(), "`make lock` after a new dependency"
 
 

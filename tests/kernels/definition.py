@@ -1,4 +1,4 @@
-"""Batch norm per group, ReLU and 2x2 average pooling in float64 NumPy, from the definition."""
+"""Batch norm per group, ReLU and average pooling in float64 NumPy, from the definition."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ def normal(x: Array, groups: int, eps: float) -> tuple[Array, Array, Array]:
 
 
 def forward(
-    x: Array, weight: Array, bias: Array, groups: int, eps: float, pool: bool
+    x: Array, weight: Array, bias: Array, groups: int, eps: float, pool: str
 ) -> tuple[Array, Array, Array, Array]:
     """y, z (before the ReLU), and each group's mean and variance."""
     hat, mean, var = normal(x, groups, eps)
     z = hat * weight[:, None, None] + bias[:, None, None]
     y = np.where(z > 0, z, 0)
-    if pool:
+    if pool == "2x2":
         y = (y[:, :, 0::2, 0::2] + y[:, :, 0::2, 1::2] + y[:, :, 1::2, 0::2]
              + y[:, :, 1::2, 1::2]) / 4  # fmt: skip
+    if pool == "all":
+        y = y.sum((2, 3)) / (y.shape[2] * y.shape[3])
     return y, z, mean, var
 
 
 def backward(
-    dy: Array, x: Array, weight: Array, bias: Array, groups: int, eps: float, pool: bool
+    dy: Array, x: Array, weight: Array, bias: Array, groups: int, eps: float, pool: str
 ) -> tuple[Array, Array, Array]:
     """Gradients of sum(dy * y), by the chain of Ioffe and Szegedy 2015, section 3."""
     hat, mean, var = normal(x, groups, eps)
     z = hat * weight[:, None, None] + bias[:, None, None]
-    if pool:
+    if pool == "2x2":
         dy = dy.repeat(2, axis=2).repeat(2, axis=3) / 4
+    if pool == "all":
+        dy = np.broadcast_to(dy[:, :, None, None], x.shape) / (x.shape[2] * x.shape[3])
     dz = np.where(z > 0, dy, 0)
     dx, size = np.empty_like(x), len(x) // groups
     for g in range(groups):

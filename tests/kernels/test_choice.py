@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +13,9 @@ from batchcliff import kernels
 from batchcliff.errors import UsageError
 from batchcliff.kernels import VARIABLE, fused_batch_norm
 from batchcliff.models.conv_net import ConvNet
-from batchcliff.spec import BatchNorm
+from batchcliff.spec import BatchNorm, Decay, Settings, TrialSpec
+from batchcliff.training import prepare
+from batchcliff.training.precision import numerics
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -78,3 +83,26 @@ def test_off_and_what_is_not_understood(monkeypatch: pytest.MonkeyPatch) -> None
         UsageError, match=r"BATCHCLIFF_KERNELS: unknown 'of'\. Did you mean 'off'"
     ):
         fused_batch_norm(network(), CPU, "bf16", 8)
+
+
+@pytest.mark.parametrize("unserved", [(), (16,)])
+def test_every_batch_size_of_a_run_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, unserved: tuple[int, ...]
+) -> None:
+    """One that they do not serve makes the whole run plain, and the record says so."""
+
+    def asked(net: nn.Module, device: torch.device, kind: str, size: int) -> tuple[bool, str]:
+        return fused_batch_norm(net, CPU if size in unserved else device, kind, size)
+
+    monkeypatch.setattr(prepare, "fused_batch_norm", asked)
+    spec = TrialSpec(
+        workload="own", data="d", data_digest="x", arm="a", techniques=(), lr=0.1, seed=0,
+        settings=Settings(batch_norm=BatchNorm(group=2, running="mean"), precision="bf16"),
+        batch_size=8, decay=Decay(kind="constant"), budget="1ep",
+    )  # fmt: skip
+    run: Any = SimpleNamespace(stretches=[SimpleNamespace(batch_size=b) for b in (8, 16, 32)])
+    net = network()
+    said = prepare._kernels(net, spec, run, GPU)
+    assert [layer.fused for layer in net.relu_norms()] == [not unserved]
+    assert said.startswith("plain: no kernels for cpu" if unserved else "fused batch norm")
+    assert dict(numerics(CPU, False, said))["kernels"] == said

@@ -1,9 +1,8 @@
-"""Other libraries' warmups: the real ones where installed, measured tables for all."""
+"""Other libraries' warmups as tables; test_conventions_real.py has the libraries themselves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -57,94 +56,6 @@ def test_golden_order_of_arithmetic() -> None:
 
 def test_every_convention_has_a_golden_table() -> None:
     assert CONVENTIONS.keys() == MEASURED.keys() | {"timm-cosine"}
-
-
-def drive(build: Callable[[Any], Any], count: int, peak: float) -> list[float]:
-    """Rates used by the updates of a torch optimizer, in torch's documented order."""
-    torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-    scheduler = build(optimizer)
-    used = []
-    for _ in range(count):
-        used.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return used
-
-
-@pytest.mark.parametrize("peak", [1.0, 0.1, 3.2])
-@pytest.mark.parametrize("warmup", [1, 2, 5, 7, 30])
-def test_golden_torch_bit_for_bit(warmup: int, peak: float) -> None:
-    linear = pytest.importorskip("torch.optim.lr_scheduler").LinearLR
-    count = warmup + 5
-    assert rates("torch", warmup, count, peak) == drive(
-        lambda o: linear(o, total_iters=warmup), count, peak
-    )
-    assert rates("torch", warmup, count, peak, 0.1) == drive(
-        lambda o: linear(o, start_factor=0.1, total_iters=warmup), count, peak
-    )
-    assert rates("torch-same", warmup, count, peak) == drive(
-        lambda o: linear(o, start_factor=1 / warmup, total_iters=warmup - 1), count, peak
-    )
-
-
-@pytest.mark.parametrize("peak", [1.0, 0.1, 3.2])
-@pytest.mark.parametrize("warmup", [1, 5, 7, 30])
-def test_golden_transformers_formula_in_torch(warmup: int, peak: float) -> None:
-    scheduler = pytest.importorskip("torch.optim.lr_scheduler").LambdaLR
-    theirs = drive(
-        lambda o: scheduler(o, lambda t: min(1.0, t / max(1, warmup))), warmup + 5, peak
-    )
-    assert rates("transformers", warmup, warmup + 5, peak) == theirs
-
-
-def test_golden_transformers_itself() -> None:
-    transformers = pytest.importorskip("transformers")
-    theirs = drive(lambda o: transformers.get_constant_schedule_with_warmup(o, 7), 12, 0.1)
-    assert rates("transformers", 7, 12, 0.1) == theirs
-
-
-def test_golden_pytorch_warmup_itself() -> None:
-    module, torch = pytest.importorskip("pytorch_warmup"), pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler, used = module.LinearWarmup(optimizer, 7), []
-    for _ in range(12):
-        used.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        with scheduler.dampening():
-            pass
-    assert rates("pytorch-warmup", 7, 12, 0.1) == used
-
-
-def test_golden_timm_itself() -> None:
-    timm, torch = pytest.importorskip("timm.scheduler"), pytest.importorskip("torch")
-    for name, prefix in (("timm", True), ("timm-cosine", False)):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-        scheduler = timm.CosineLRScheduler(
-            optimizer, 20, warmup_t=7, warmup_prefix=prefix, t_in_epochs=False
-        )
-        used = []
-        for update in range(20):
-            used.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step_update(update + 1)
-        shown = 8 if prefix else 20  # with the prefix, the cosine begins after the peak
-        assert rates(name, 7, 20, 0.1)[:shown] == used[:shown]
-
-
-def test_golden_optax_itself() -> None:
-    optax = pytest.importorskip("optax")
-    theirs = [float(optax.linear_schedule(0.0, 0.1, 7)(t)) for t in range(12)]
-    assert rates("optax", 7, 12, 0.1) == pytest.approx(theirs, rel=1e-6, abs=1e-9)
-
-
-def test_golden_keras_itself() -> None:
-    keras = pytest.importorskip("keras")
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, 100, warmup_target=0.1, warmup_steps=7
-    )
-    theirs = [float(schedule(t)) for t in range(8)]
-    assert rates("keras", 7, 8, 0.1) == pytest.approx(theirs, rel=1e-6, abs=1e-9)
 
 
 RAMPS = sorted(CONVENTIONS.keys() - {"timm-cosine"})

@@ -30,6 +30,9 @@ from batchcliff.study.supervisor import RunSummary, run_study
 from batchcliff.studyfile import load_study
 
 HERE = Path(__file__).resolve().parent
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a shell, we ignore Ctrl-C, and so would all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 PATH = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
 MARK = "BATCHCLIFF_TEST_MARK"
 PATIENCE = 60.0  # seconds until a test gives up; a loaded machine is no failure

@@ -305,6 +305,8 @@ def test_malladi_makes_a_trial_infeasible_that_needs_a_negative_beta() -> None:
     rate = 'lr = { base = 0.001, base_batch_size = 16, scaling = "malladi" }'
     study = parse_study(STUDY.format(arm=f"radam = {{}}\n{rate}", settings=""))
     planned = plan(study).trials
+    text = "0.00282843 = 0.001 x sqrt(128/16) (malladi), betas 0.2 and 0.992"
+    assert text in {t.lr_provenance for t in planned}
     assert [t.spec.batch_size for t in planned if t.infeasible] == [256]
 
 

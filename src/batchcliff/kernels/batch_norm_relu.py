@@ -40,10 +40,12 @@ class Tuning:
     channels: int = 256
 
 
+POOLS = ("none", "2x2", "all")
 REDUCE = Tuning(channels=64)  # statistics, and sums of gradients
 APPLY = Tuning()  # normalising, and gradients
 PER_PROCESSOR = 4  # programs of a reduction that a multiprocessor should have to run
-MERGED = 64  # partial results that the last program of a group loads at once
+MERGED = 32  # partial results that the last program of a group loads at once
+ARRIVALS = 1 << 16  # counters of unfinished reductions: groups x blocks of channels
 REVERSE = True  # reductions go from the end: the pass after them begins with what is cached
 
 
@@ -57,23 +59,23 @@ class Programs:
     constants: dict[str, Any]
 
 
-ARRIVALS = 1 << 16  # counters of unfinished reductions: groups x blocks of channels
-
-
 class _Cut:
     """How an activation [G, R, C] is cut into programs: of y, for normalising, or of x."""
 
-    def __init__(self, x_BCHW: Tensor, groups: int, pool: bool) -> None:
+    def __init__(self, x_BCHW: Tensor, groups: int, pool: str) -> None:
         batch, self.channels, height, width = x_BCHW.shape
-        self.groups = groups
-        self.rows = batch // groups * height * width
-        self.places = self.rows // 4 if pool else self.rows
-        self.half_width = max(width // 2, 1)
+        image = height * width
+        self.batch, self.groups, self.rows = batch, groups, batch // groups * image
+        # How many rows of x a row of y stands for, and what finds it: passes._place.
+        window, self.unit = {"none": (1, 1), "2x2": (4, width // 2), "all": (image, image)}[
+            pool
+        ]
+        self.places = self.rows // window
         self.processors = _processors(x_BCHW.device)
 
     def programs(self, tuning: Tuning, *, taken: int, passes: int = 1) -> Programs:
         """For `taken` rows a group, `passes` blocks to a program."""
-        columns = min(self.channels, MAX_CHANNELS)
+        columns = min(self.channels, tuning.channels)
         # 16 bytes of bf16 a thread: 8 elements
         block = max(tuning.warps * 32 * 8 // columns, 1)
         span = block * tuning.loads * passes
@@ -91,12 +93,11 @@ class _Cut:
         )
 
     def reduction(self, tuning: Tuning) -> Programs:
-        """Programs that take several blocks each, so that there are few partial sums; but
-        enough programs to keep every processor loading."""
-        most = self.programs(tuning, taken=self.rows)
-        wanted = math.prod(most.grid) // (PER_PROCESSOR * self.processors)
-        passes = 1 << max(min(wanted, tuning.passes).bit_length() - 1, 0)
-        return self.programs(tuning, taken=self.rows, passes=passes)
+        """Enough programs to keep every processor loading, and no more: the last program of
+        a group waits for what the others leave to it."""
+        single = self.programs(tuning, taken=self.rows)
+        each = math.prod(single.grid) // (PER_PROCESSOR * self.processors)
+        return self.programs(tuning, taken=self.rows, passes=1 << max(each.bit_length() - 1, 0))
 
 
 @functools.cache
@@ -112,10 +113,12 @@ def _arrived(device: torch.device) -> Tensor:
     return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
 
 
-def _pooled(x_BCHW: Tensor, pool: bool) -> Tensor:
-    """An empty output, channels-last."""
+def _like(x_BCHW: Tensor, pool: str) -> Tensor:
+    """An empty output, channels-last; [B, C] where it is the mean over each image."""
     batch, channels, height, width = x_BCHW.shape
-    scale = 2 if pool else 1
+    if pool == "all":
+        return x_BCHW.new_empty(batch, channels)
+    scale = 2 if pool == "2x2" else 1
     return torch.empty(
         (batch, channels, height // scale, width // scale),
         dtype=x_BCHW.dtype,
@@ -124,24 +127,32 @@ def _pooled(x_BCHW: Tensor, pool: bool) -> Tensor:
     )
 
 
-def _check(x_BCHW: Tensor, groups: int, pool: bool) -> None:
+def _check(x_BCHW: Tensor, groups: int, pool: str) -> None:
     batch, channels, height, width = x_BCHW.shape
     if batch % groups:
         raise ValueError(f"a batch of {batch} cannot be cut into {groups} equal groups")
     if channels & (channels - 1):
         raise ValueError(f"{channels} channels: the kernels need a power of two")
-    if pool and (height % 2 or width % 2):
+    if pool not in POOLS:
+        raise ValueError(f"pool: unknown {pool!r}, not one of {', '.join(POOLS)}")
+    if pool == "2x2" and (height % 2 or width % 2):
         raise ValueError(f"{height} x {width} cannot be pooled by 2 x 2 without a rest")
 
 
 def _normalise(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: str
 ) -> Tensor:
-    y, cut = _pooled(x, pool), _Cut(x, len(mean), pool)
+    y, cut = _like(x, pool), _Cut(x, len(mean), pool)
+    if pool == "all":
+        plan = cut.programs(REDUCE, taken=cut.unit)
+        image_means_kernel[cut.batch, plan.grid[1]](
+            x, mean, var, weight, bias, y, cut.rows, cut.unit, EPS=eps, **plan.constants
+        )
+        return y
     # A program with pooling loads four rows of x for each row of y.
-    plan = cut.programs(FORWARD, taken=4 * cut.places if pool else cut.places)
+    plan = cut.programs(APPLY, taken=4 * cut.places if pool == "2x2" else cut.places)
     normalise_kernel[plan.grid](
-        x, mean, var, weight, bias, y, cut.rows, cut.places, cut.half_width, plan.parts,
+        x, mean, var, weight, bias, y, cut.rows, cut.places, cut.unit, plan.parts,
         EPS=eps, POOL=pool, **plan.constants,
     )  # fmt: skip
     return y
@@ -149,25 +160,26 @@ def _normalise(
 
 @torch.library.custom_op("batchcliff::batch_norm_relu", mutates_args=())
 def batch_norm_relu(
-    x_BCHW: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, pool: bool
+    x_BCHW: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, pool: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise each of `groups` equal parts of the batch, rectify, and pool 2 x 2 if asked.
+    """Normalise each of `groups` equal parts of the batch, rectify, and pool.
 
-    x_BCHW: [B, C, H, W], C a power of two. weight, bias: float32 [C]. Returns y in x's type,
-    channels-last, [B, C, H, W] or with `pool` [B, C, H/2, W/2], and each group's mean and
-    biased variance, float32 [G, C], through which no gradient flows. ValueError for shapes
-    that it does not serve.
+    x_BCHW: [B, C, H, W], C a power of two. weight, bias: float32 [C]. pool: "none", "2x2"
+    (averages of 2 x 2), or "all" (the mean over each image). Returns y in x's type,
+    channels-last, [B, C, H, W], [B, C, H/2, W/2] or [B, C], and each group's mean and biased
+    variance, float32 [G, C], through which no gradient flows. ValueError for shapes that it
+    does not serve.
     """
     _check(x_BCHW, groups, pool)
     x = x_BCHW.contiguous(memory_format=torch.channels_last)
     cut = _Cut(x, groups, pool)
-    plan = cut.reduction(FORWARD)
+    plan = cut.reduction(REDUCE)
     part = weight.new_empty(plan.parts * groups, 2, cut.channels)
     mean = weight.new_empty(groups, cut.channels)
     var = torch.empty_like(mean)
     statistics_kernel[plan.grid](
         x, part, mean, var, _arrived(x.device), cut.rows, plan.passes, plan.parts,
-        REVERSE=FORWARD.reverse, **plan.constants,
+        MERGED=MERGED, REVERSE=REVERSE, **plan.constants,
     )  # fmt: skip
     return _normalise(x, mean, var, weight, bias, eps, pool), mean, var
 
@@ -179,10 +191,10 @@ def _(
     _bias: Tensor,
     groups: int,
     _eps: float,
-    pool: bool,
+    pool: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     statistics = weight.new_empty(groups, x_BCHW.shape[1])
-    return _pooled(x_BCHW, pool), statistics, torch.empty_like(statistics)
+    return _like(x_BCHW, pool), statistics, torch.empty_like(statistics)
 
 
 @torch.library.custom_op("batchcliff::batch_norm_relu_backward", mutates_args=())
@@ -194,26 +206,28 @@ def batch_norm_relu_backward(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    pool: bool,
+    pool: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to x, weight and bias; see `batch_norm_relu`."""
     x = x_BCHW.contiguous(memory_format=torch.channels_last)
-    dy = dy.contiguous(memory_format=torch.channels_last)
+    dy = dy.contiguous(
+        memory_format=torch.contiguous_format if pool == "all" else torch.channels_last
+    )
     groups = len(mean)
     cut = _Cut(x, groups, pool)
-    plan = cut.reduction(BACKWARD)
+    plan = cut.reduction(REDUCE)
     part = weight.new_empty(plan.parts * groups, 2, cut.channels)
     sums = weight.new_empty(groups, 2, cut.channels)
     gradient_sums_kernel[plan.grid](
         x, dy, mean, var, weight, bias, part, sums, _arrived(x.device),
-        cut.rows, cut.places, cut.half_width, plan.passes, plan.parts,
-        EPS=eps, POOL=pool, REVERSE=BACKWARD.reverse, **plan.constants,
+        cut.rows, cut.places, cut.unit, plan.passes, plan.parts,
+        EPS=eps, POOL=pool, MERGED=MERGED, REVERSE=REVERSE, **plan.constants,
     )  # fmt: skip
-    dx, dweight, dbias = _pooled(x, False), torch.empty_like(weight), torch.empty_like(bias)
-    plan = cut.programs(BACKWARD, taken=cut.rows)
+    dx, dweight, dbias = _like(x, "none"), torch.empty_like(weight), torch.empty_like(bias)
+    plan = cut.programs(APPLY, taken=cut.rows)
     gradient_kernel[plan.grid](
         x, dy, mean, var, weight, bias, sums, dx, dweight, dbias,
-        cut.rows, cut.places, cut.half_width, plan.parts, groups,
+        cut.rows, cut.places, cut.unit, plan.parts, groups,
         EPS=eps, POOL=pool, **plan.constants,
     )  # fmt: skip
     return dx, dweight, dbias
@@ -228,9 +242,9 @@ def _(
     weight: Tensor,
     bias: Tensor,
     _eps: float,
-    _pool: bool,
+    _pool: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _pooled(x_BCHW, False), torch.empty_like(weight), torch.empty_like(bias)
+    return _like(x_BCHW, "none"), torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -257,7 +271,7 @@ def normalise_relu(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    pool: bool,
+    pool: str,
 ) -> Tensor:
     """As `batch_norm_relu` with given statistics [G, C]; for evaluation, no gradient."""
     _check(x_BCHW, len(mean), pool)
@@ -273,6 +287,6 @@ def _(
     _weight: Tensor,
     _bias: Tensor,
     _eps: float,
-    pool: bool,
+    pool: str,
 ) -> Tensor:
-    return _pooled(x_BCHW, pool)
+    return _like(x_BCHW, pool)

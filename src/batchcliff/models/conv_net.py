@@ -40,6 +40,7 @@ class ConvNet(Network):
     ) -> None:
         super().__init__()
         self.stack, self.num_classes = stack, num_classes
+        self.last_pool = "all" if stack == 1 else "none"
         shards = 1
         if batch_norm.running == "per-group":
             shards = int(str(batch_norm.group).removeprefix("B/"))
@@ -78,11 +79,13 @@ class ConvNet(Network):
             for at in range(0, len(layers), 3):
                 norm = layers[at + 1]
                 assert isinstance(norm, GhostBatchNorm2d)
-                pool = at + 3 == len(layers) and i + 1 < len(self.blocks)
+                pool = "none"
+                if at + 3 == len(layers):
+                    pool = "2x2" if i + 1 < len(self.blocks) else self.last_pool
                 x = norm.relu(layers[at](x), pool=pool, later=statistics)
         keep(statistics)
         if self.stack == 1:
-            logits_BK: Tensor = self.head(x.mean((2, 3)))
+            logits_BK: Tensor = self.head(x)
             return logits_BK.unsqueeze(1)
         # Sums whose order is the same however many networks lie side by side.
         features_BC = F.avg_pool2d(x, (x.shape[2], x.shape[3])).flatten(1)

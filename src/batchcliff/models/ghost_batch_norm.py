@@ -73,46 +73,49 @@ class GhostBatchNorm2d(nn.Module):
         return self._groups(x_BCHW)
 
     def relu(
-        self, x_BCHW: Tensor, *, pool: bool = False, later: list[Statistics] | None = None
+        self, x_BCHW: Tensor, *, pool: str = "none", later: list[Statistics] | None = None
     ) -> Tensor:
-        """This layer, ReLU, and with `pool` 2x2 average pooling: one operation if `fused`.
+        """This layer, ReLU and average pooling: one operation if `fused`.
 
-        In training, what a fused layer's running statistics are to follow is appended to
-        `later` if that is given; then the caller owes a `keep(later)`. The layers of a
-        network are kept in a few launches so, not in some for each.
+        pool: "none"; "2x2"; or "all", the mean over each image, [B, C]. In training, what a
+        fused layer's running statistics are to follow is appended to `later` if that is
+        given; then the caller owes a `keep(later)`. The layers of a network are kept in a
+        few launches so, not in some for each.
         """
-        if not self.fused or not self._is_served(x_BCHW):
+        odd = pool == "2x2" and (x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2)
+        if not self.fused or odd or not self._is_served(x_BCHW):
             y = F.relu(self(x_BCHW))
-            return F.avg_pool2d(y, 2) if pool else y
+            if pool == "all":
+                return y.mean((2, 3))
+            return F.avg_pool2d(y, 2) if pool == "2x2" else y
         from batchcliff.kernels.batch_norm_relu import batch_norm_relu, normalise_relu
 
-        in_one = pool and not (x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2)
-        if self.training:
-            groups = len(x_BCHW) // self.group
-            y, mean_GC, var_GC = batch_norm_relu(
-                x_BCHW, self.weight, self.bias, groups, self.eps, in_one
-            )
-            count = self.group * x_BCHW.shape[2] * x_BCHW.shape[3]
-            statistics = (self, mean_GC, var_GC, count)
-            if later is None:
-                keep([statistics])
-            else:
-                later.append(statistics)
-        else:
-            y = normalise_relu(
+        if not self.training:
+            evaluated: Tensor = normalise_relu(
                 x_BCHW,
                 self.running_mean,
                 self.running_var,
                 self.weight,
                 self.bias,
                 self.eps,
-                in_one,
+                pool,
             )
-        return F.avg_pool2d(y, 2) if pool and not in_one else y
+            return evaluated
+        groups = len(x_BCHW) // self.group
+        normal: tuple[Tensor, Tensor, Tensor] = batch_norm_relu(
+            x_BCHW, self.weight, self.bias, groups, self.eps, pool
+        )
+        count = self.group * x_BCHW.shape[2] * x_BCHW.shape[3]
+        statistics = (self, normal[1], normal[2], count)
+        if later is None:
+            keep([statistics])
+        else:
+            later.append(statistics)
+        return normal[0]
 
     def _is_served(self, x_BCHW: Tensor) -> bool:
         """Whether the kernels have this case: groups and shards of equal size, and gradients
-        in training only."""
+        in training only. `fused_batch_norm` looks at the rest beforehand."""
         if self.training:
             return len(x_BCHW) % self.group == 0
         return not torch.is_grad_enabled() and len(x_BCHW) % self.shards == 0

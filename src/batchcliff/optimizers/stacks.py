@@ -28,9 +28,6 @@ def scaled(tensors: list[Tensor], factors_S: Tensor) -> list[Tensor]:
 
 def scaled_each(tensors: list[Tensor], factors_PS: Tensor) -> list[Tensor]:
     """Tensor p of network s times factors_PS[p, s]; new tensors of the same shapes."""
-    stack = factors_PS.shape[1]
-    if stack == 1:
-        return [t * factor for t, factor in zip(tensors, factors_PS[:, 0].unbind(), strict=True)]
     return [scaled([t], f)[0] for t, f in zip(tensors, factors_PS.unbind(), strict=True)]
 
 

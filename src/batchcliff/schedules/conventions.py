@@ -122,7 +122,8 @@ def _bolts(warmup: int, n: int, peak: float, start: float | None) -> list[float]
 
 
 def _kozistr(warmup: int, n: int, peak: float, start: float | None) -> list[float]:  # noqa: ARG001
-    return [peak * min(1.0, max(t - 1, 0) / warmup) for t in range(n)]
+    # The constructor sets rate 0, and so does the first call of step(), which is at index 0.
+    return [peak * max(t - 1, 0) / warmup if t <= warmup else peak for t in range(n)]
 
 
 def _goyal(warmup: int, n: int, peak: float, start: float | None) -> list[float]:
@@ -212,7 +213,7 @@ _ALL = (
         "kozistr",
         _kozistr,
         "max(t - 1, 0)/W",
-        "pytorch_optimizer 4.1: CosineScheduler(warmup_steps=W), as measured",
+        "pytorch_optimizer 4.1: CosineScheduler(warmup_steps=W)",
     ),
     Convention(
         "goyal",

@@ -173,8 +173,8 @@ def check_betas(betas: tuple[float, float]) -> None:
     """Infeasible if scaling with the batch size made a beta negative."""
     if (lowest := min(betas)) < 0:
         raise Infeasible(
-            f"malladi scaling gives a beta of {lowest:.6g}, below 0. The rule holds for smaller "
-            "batches, or betas closer to 1."
+            f"malladi scaling gives a beta of {lowest:.6g}, below 0. The rule holds for "
+            "smaller batches, or betas closer to 1."
         )
 
 

@@ -7,7 +7,7 @@ updates and E = B S examples,
 
     (S / Smin - 1)(E / Emin - 1) = 1,    that is    S = Smin (1 + knee / B)
 
-(McCandlish et al. 2018, arXiv 1812.06162, section 2), where knee = Emin / Smin, the critical
+(McCandlish et al. 2018, arXiv 1812.06162), where knee = Emin / Smin, the critical
 batch size, takes twice the fewest updates and twice the fewest examples.
 """
 

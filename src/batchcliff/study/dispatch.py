@@ -21,6 +21,7 @@ from batchcliff.errors import BatchcliffError, DataError, StorageError
 from batchcliff.provenance import utc_now
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
+from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import GRACE_SECONDS, Worker, end_of_process, oom_kills
 from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
 from batchcliff.study.progress import Progress, trial_text
@@ -57,6 +58,7 @@ class Dispatcher:
         progress: Progress,
     ) -> None:
         self.store, self.setup, self.progress = store, setup, progress
+        self.checkpoints = CheckpointFolder(store.folder)
         self.specs = {spec.trial_id: spec for spec in specs}
         self.ledgers, self.width = ledgers, workers
         self.workers: dict[Worker, Busy | None] = {}
@@ -207,6 +209,8 @@ class Dispatcher:
                 case "record" if state is not None:
                     record = from_plain(TrialRecord, message["record"])
                     self.commit(record, state)
+                case "checkpoint" if state is not None:
+                    self.heed(state, message)
                 case "ready":
                     self.ready.add(worker)
                     self.false_starts = 0
@@ -230,10 +234,20 @@ class Dispatcher:
             rate = (done - before) * self.specs[trial_id].batch_size / (seconds - at)
             self.progress.advanced(trial_id, done, message["updates"], rate)
 
+    def heed(self, state: Busy, message: dict[str, Any]) -> None:
+        """Tell people of a run's checkpoints. The updates of one are nobody's speed."""
+        self.store.log(message)
+        first, *others = message["ids"]
+        if message["update"]:
+            state.reported |= dict.fromkeys(message["ids"], (message["update"], 0.0))
+        more = f" and {len(others)} more" if others else ""
+        self.progress.note(f"{trial_text(self.specs[first])}{more}: {message['text']}")
+
     def commit(self, record: TrialRecord, state: Busy) -> None:
         """Publish a record and let go of its trial."""
         trial_id = record.trial_id
         self.store.publish(record)
+        self.checkpoints.drop({trial_id})
         if trial_id in state.attempts:
             self.store.end_attempt(trial_id, state.attempts.pop(trial_id), "done")
         lease = state.leases.pop(trial_id, None)
@@ -351,6 +365,7 @@ class Dispatcher:
             spec=spec, outcome=outcome, reason=reason, ledger=self.ledgers.get(spec.trial_id)
         )
         self.store.publish(record)
+        self.checkpoints.drop({record.trial_id})
         self.progress.finished(record)
 
     # --- letting go ---
@@ -376,7 +391,7 @@ class Dispatcher:
         return Job(state.job.shape, left) if left else None
 
     def stop_all(self, why: str) -> None:
-        """Kill what is running: its trials have no record and start anew next time."""
+        """Kill what is running: its trials have no record, and the next run takes them up."""
         self.stopping = True
         workers = list(self.workers.items())
         for worker, state in workers:  # all at once, then wait for each
@@ -388,3 +403,4 @@ class Dispatcher:
             with contextlib.suppress(StorageError):  # it says why an attempt ended, no more
                 self.dismiss(worker, why, grace=GRACE_SECONDS if state is None else 0.0)
         self.selector.close()
+        self.checkpoints.close()

@@ -22,7 +22,7 @@ from typing import Self
 from batchcliff.errors import StorageError, UsageError
 from batchcliff.study.sealed import Damaged, to_text
 
-MAX_BYTES = 64 * 2**20  # no file of a study is larger; checked before anything is parsed
+MAX_BYTES = 64 * 2**20  # no text of a study is larger; checked before anything is parsed
 MEGABYTE = 10**6
 RESERVE = "reserve"  # in tmp/: space for the last words on a full disk
 
@@ -183,10 +183,10 @@ class Folder:
                 return False
             return True
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         """The whole of a file; None if there is none.
 
-        Raises Damaged if it is no plain file of at most MAX_BYTES, StorageError.
+        Raises Damaged if it is no plain file of at most `most_bytes`, StorageError.
         """
         # O_NONBLOCK: opening a named pipe that somebody left here must not wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -204,8 +204,8 @@ class Folder:
                 state = os.fstat(fd)
                 if not stat.S_ISREG(state.st_mode):
                     raise Damaged("not a plain file")
-                if state.st_size > MAX_BYTES:
-                    raise Damaged(f"larger than {MAX_BYTES} bytes")
+                if state.st_size > most_bytes:
+                    raise Damaged(f"larger than {most_bytes} bytes")
                 return _read_all(fd, state.st_size)
         finally:
             close(fd)

@@ -120,7 +120,11 @@ def lr_of(rule: LrRule, batch_size: int) -> float:
 def provenance_of(study: StudySpec, spec: TrialSpec) -> str:
     """Where a trial's learning rate comes from: `3.2 = 0.1 x 4096/128 (linear)`."""
     rule = rule_of(study, next(arm for arm in study.arms if arm.name == spec.arm))
-    return provenance(rule.base, rule.base_batch_size, spec.batch_size, rule.scaling)
+    text = provenance(rule.base, rule.base_batch_size, spec.batch_size, rule.scaling)
+    if rule.scaling != "malladi":
+        return text
+    first, second = spec.settings.optimizer.betas
+    return f"{text}, betas {first:g} and {second:g}"
 
 
 def scaled_techniques(

@@ -8,6 +8,7 @@ and the same command goes on.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
@@ -23,12 +24,15 @@ from batchcliff.provenance import code_name
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study import grid
+from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.dispatch import Dispatcher, Interrupted
 from batchcliff.study.material import Material, load_material
 from batchcliff.study.progress import Progress
 from batchcliff.study.store import Planned, Store
 from batchcliff.training.arithmetic import arithmetic
 from batchcliff.workloads import own_reference
+
+CHECKPOINT_SECONDS = 120.0
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -108,15 +112,23 @@ def run_study(
     accept_code_change: bool = False,
     extend: bool = False,
     weights: Path | None = None,
+    checkpoint_every: float = CHECKPOINT_SECONDS,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
     With `extend`, `study` may have more trials than the one in the folder, and other texts.
+    checkpoint_every: seconds of a trial after which it is saved at the end of an epoch; 0:
+    never, and none is looked for.
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers}; at least 1 must train")
+    if not 0 <= checkpoint_every < math.inf:
+        raise UsageError(
+            f"checkpoint_every: {checkpoint_every} is no number of seconds; write 120, or 0 "
+            "for no checkpoints"
+        )
     device = resolve_device(device)
     devices = devices_of(device)
     workload_reference = workload_reference or own_reference(study.workload)
@@ -133,6 +145,8 @@ def run_study(
         store.extend([Planned.of(spec) for spec in specs], study if extend else None)
         width = workers or default_workers(device, len(devices))
         done = store.records()
+        with CheckpointFolder(store.folder) as checkpoints:  # of a run that ended in between
+            checkpoints.drop(done.keys())
         unique = {spec.trial_id: spec for spec in specs}
         progress.started(
             total=len(unique),
@@ -151,6 +165,8 @@ def run_study(
             **_setup(study, material, data, device, workload_reference),
             "devices": devices,
             "cache": str(store.cache),
+            "study": str(store.folder),
+            "checkpoint_every": checkpoint_every,
             "weights": str(weights) if weights else "",
             "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
             "workers": -(-min(width, max(len(missing), 1)) // len(devices)),

@@ -18,14 +18,18 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchcliff.canonical import canonical_json, from_plain, parse_json, to_plain
 from batchcliff.errors import BatchcliffError, DataError
 from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
+from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import HEADER
 from batchcliff.study.jobs import stack_width
+
+if TYPE_CHECKING:
+    from batchcliff.training.checkpoint import Checkpoints
 
 PR_SET_PDEATHSIG = 1
 
@@ -100,6 +104,9 @@ class Station:
                 self.material.build, facts.image_shape, facts.num_classes, setup["groups"]
             )
         self.resident = Resident.of(self.material.dataset, self.device)
+        self.checkpoints: CheckpointFolder | None = None
+        if setup["checkpoint_every"]:
+            self.checkpoints = CheckpointFolder(Path(setup["study"]))
         self.prepared: Any = None
         self.pretrained: dict[int, Any] = {}  # by seed: a study has one pretraining
 
@@ -126,6 +133,19 @@ class Station:
                 )
             }
         return self.pretrained[spec.seed]
+
+    def saving(self, ids: list[str]) -> contextlib.AbstractContextManager[Checkpoints | None]:
+        """The checkpoints of trials that are trained together; None if there are to be none."""
+        from batchcliff.training.checkpoint import Checkpoints
+
+        if self.checkpoints is None:
+            return contextlib.nullcontext()
+
+        def tell(text: str, update: int = 0) -> None:
+            self.channel.send("checkpoint", ids=ids, text=_utf8(text), update=update)
+
+        place = self.checkpoints.of(ids, tell)
+        return Checkpoints(place, every_seconds=self.setup["checkpoint_every"], tell=tell)
 
     def work(self, job: dict[str, Any]) -> None:
         """Train the job's trials and send a record for each."""
@@ -164,17 +184,19 @@ class Station:
                 )
 
             self.channel.send("started", ids=ids)
-            records = run_trials(
-                [specs[i] for i in group],
-                [ledgers[i] for i in group],
-                self.resident,
-                ready,
-                on_progress=progress,
-                code=self.setup["code"],
-                data_source=self.material.dataset.source,
-                workers=self.setup["workers"],
-                pretrained=origin,
-            )
+            with self.saving(ids) as checkpoints:
+                records = run_trials(
+                    [specs[i] for i in group],
+                    [ledgers[i] for i in group],
+                    self.resident,
+                    ready,
+                    on_progress=progress,
+                    code=self.setup["code"],
+                    data_source=self.material.dataset.source,
+                    workers=self.setup["workers"],
+                    pretrained=origin,
+                    checkpoints=checkpoints,
+                )
             for record in records:
                 self.channel.send("record", record=to_plain(record))
 

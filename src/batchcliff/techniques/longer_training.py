@@ -25,7 +25,7 @@ _LENGTHS = ("at", "duration")  # options of other techniques that are durations
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongerTraining:
-    """Budget, milestones and warmups times ceil(batch size / reference_batch_size).
+    """Budget, lengths of the decay and warmups times ceil(batch size / reference_batch_size).
 
     Lengths in "%" follow the budget by themselves, lengths in updates stay: the number of
     updates is what is kept.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import timeline_of
 from batchcliff.training.prepare import Prepared, image_shape
 from batchcliff.training.timeline import Piece
+
+if TYPE_CHECKING:
+    from batchcliff.training.checkpoint import Checkpoints
 
 # U updates, B batch, S stack, k draws per example
 
@@ -65,13 +69,17 @@ def epoch_tensors(
 
 
 class Follower:
-    """Copies each epoch's losses to the host in stream order; `ready` waits for one copy."""
+    """Copies each epoch's losses to the host in stream order; `ready` waits for one copy.
 
-    def __init__(self, losses_US: Tensor) -> None:
+    Those of the first `updates`, which are `epochs`, are there already.
+    """
+
+    def __init__(self, losses_US: Tensor, updates: int = 0, epochs: int = 0) -> None:
         self.device_US = losses_US
         cuda = losses_US.device.type == "cuda"
         self.host_US = torch.full(losses_US.shape, float("nan"), pin_memory=cuda)
-        self.events: list[torch.cuda.Event | None] = []
+        self.host_US[:updates] = losses_US[:updates].cpu()
+        self.events: list[torch.cuda.Event | None] = [None] * epochs
 
     def queue(self, first: int, last: int) -> None:
         """Ask for the losses of updates first .. last - 1 once they are computed."""
@@ -108,8 +116,11 @@ def train(
     slots: list[TrialSpec],
     resident: Resident,
     on_progress: Callable[[int, int], None] | None,
+    begin: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> Tensor:
-    """Run all updates; float32 [U, S] losses, NaN for those not run.
+    """Run all updates from `begin` on, the end of an epoch; float32 [U, S] losses, NaN for
+    those not run.
 
     Ends early only when every network of the stack has met a non-finite loss: from there on
     nothing that is recorded can change.
@@ -118,10 +129,11 @@ def train(
     pieces, updates = timeline.pieces(), timeline.updates
     ends = timeline.epochs()
     due = {ends[epoch][1] for epoch in evaluated_epochs(slots[0], len(ends))}
-    follower = Follower(prepared.loop.losses_US)
+    done = sum(piece.last <= begin for piece in pieces)
+    follower = Follower(prepared.loop.losses_US, begin, done)
     device, clock = prepared.loop.device, Every(seconds=0.5)
     for number, (first, last, batch_size) in enumerate(
-        _loaded(prepared, slots, resident, pieces)
+        _loaded(prepared, slots, resident, pieces[done:]), done
     ):
         prepared.model.train()
         advance = prepared.at(batch_size).advance
@@ -134,6 +146,8 @@ def train(
             prepared.model.eval()
             prepared.evaluate()
         follower.queue(first, last)
+        if checkpoints is not None and last < updates:
+            checkpoints.offer(last)
         if number:
             follower.ready(number - 1)
             if on_progress is not None:

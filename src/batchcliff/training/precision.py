@@ -59,13 +59,17 @@ def versions() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items()))
 
 
-def numerics(device: torch.device, compiled: bool) -> tuple[tuple[str, str], ...]:
-    """What may change bits on one machine: kernels, threads, flags; sorted pairs."""
+def numerics(device: torch.device, compiled: bool, kernels: str) -> tuple[tuple[str, str], ...]:
+    """What may change bits on one machine: kernels, threads, flags; sorted pairs.
+
+    kernels: which of our own run (batchcliff.kernels).
+    """
     found = {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "compiled": str(compiled),
+        "kernels": kernels,
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
     }
     if device.type == "cuda":

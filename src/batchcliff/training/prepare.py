@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from batchcliff.data.resident import Resident
+from batchcliff.kernels import fused_batch_norm
 from batchcliff.models import build
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.models.network import Network
@@ -73,6 +74,7 @@ class Prepared:
     seconds: float  # spent in compiling, warming up and capturing
     user_build: SeededBuild | None
     compiled: bool
+    kernels: str  # which hand-written kernels run, or why none does
     later: dict[int, Step] = field(default_factory=dict)
     first_group: int | None = None
 
@@ -144,6 +146,7 @@ def prepare(
         seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
     model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kernels = _kernels(model, spec, timeline, device)
     set_groups(model, first_group := _group_of(model, spec, first))
     loop = Loop(
         model,
@@ -188,6 +191,7 @@ def prepare(
         seconds=time.perf_counter() - start,
         user_build=seeded,
         compiled=compiles(device),
+        kernels=kernels,
         later=later,
         first_group=first_group,
     )
@@ -205,6 +209,19 @@ def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int) -> 
     if compiles(loop.device):
         _compile(own)
     return Step(own, captured(own.update, own.tensors(), loop.device), group)
+
+
+def _kernels(
+    model: nn.Module, spec: TrialSpec, timeline: Timeline, device: torch.device
+) -> str:
+    """Let the model run kernels where they serve every batch size of the run; said in words."""
+    reason = ""
+    for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches):
+        set_groups(model, _group_of(model, spec, size))
+        applied, reason = fused_batch_norm(model, device, spec.settings.precision, size)
+        if not applied:
+            break
+    return reason
 
 
 def _group_of(model: nn.Module, spec: TrialSpec, batch_size: int) -> int | None:

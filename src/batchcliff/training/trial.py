@@ -17,6 +17,7 @@ from batchcliff.provenance import utc_now
 from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import learning_rates, timeline_of
+from batchcliff.training.checkpoint import Begun, Checkpoints
 from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans, train
 from batchcliff.training.evaluate import REESTIMATION_EXAMPLES, reestimated
 from batchcliff.training.precision import device_name, numerics, precision, versions
@@ -40,11 +41,12 @@ def run_trials(
     data_source: str = "",
     workers: int = 1,
     pretrained: Pretrained | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[TrialRecord]:
     """Train and evaluate trials that all have `prepared`'s shape; a record for each.
 
     With `pretrained` (a stack of one) they begin with its weights, and the record says what
-    became of them.
+    became of them. With `checkpoints` they go on from the newest, and leave others.
     `on_progress(updates done, updates of the run)` is called now and then. Slots of the
     stack beyond the last trial repeat it, so that a stack has the width it was made for.
     Raises torch.OutOfMemoryError.
@@ -54,10 +56,16 @@ def run_trials(
     prepared.restart(slots, rates(slots, resident))
     if pretrained is not None:
         pretrained.start(prepared.model)
-    losses_US = train(prepared, slots, resident, on_progress)
+    begun = Begun()
+    if checkpoints is not None:
+        weights = pretrained.digest if pretrained else ""
+        begun = checkpoints.begin(
+            prepared, specs, len(resident.train_labels), code=code, weights=weights
+        )
+    losses_US = train(prepared, slots, resident, on_progress, begun.update, checkpoints)
     reestimate(prepared, slots, resident)
     tests = read_tests(prepared, len(resident.test_labels))
-    seconds = (time.perf_counter() - clock) / len(specs)
+    seconds = (begun.seconds + time.perf_counter() - clock) / len(specs)
     provenance = Provenance(
         seconds=seconds,
         compile_seconds=prepared.seconds,
@@ -67,9 +75,10 @@ def run_trials(
         workers=workers,
         device=device_name(prepared.loop.device),
         versions=versions(),
-        numerics=numerics(prepared.loop.device, prepared.compiled),
+        numerics=numerics(prepared.loop.device, prepared.compiled, prepared.kernels),
         code=code,
         data_source=data_source,
+        resumed_from=begun.update,
     )
     logs = {name: log_US.cpu() for name, log_US in prepared.loop.logs.items()}
     records = [

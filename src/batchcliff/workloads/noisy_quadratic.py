@@ -2,7 +2,7 @@
 
 Loss of an example x: 1/2 sum_i h_i (w_i - a_i x_i)^2, a_i = sqrt(c_i) / h_i. Its mean over the
 training set is the quadratic 1/2 sum_i h_i w_i^2 plus a constant, and the gradient of a batch
-is h_i w_i plus noise of variance c_i / B (Zhang et al. 2019, arXiv 1907.04164, section 3).
+is h_i w_i plus noise of variance c_i / B (Zhang et al. 2019, arXiv 1907.04164).
 docs/noisy_quadratic.md derives the rest; `quadratic_truth` computes it.
 """
 
@@ -53,8 +53,9 @@ class NoisyQuadratic:
 def spectrum(scale: float = 2.0) -> NoisyQuadratic:
     """h_i = i^(-1/4), c_i = scale h_i, |w_i| = 1 at the start.
 
-    Noise in proportion to the curvature is the paper's choice. Its h_i = 1 / i would leave
-    most of the loss to a few coordinates, and to chance: here many have a share in it.
+    Noise in proportion to the curvature is the usual assumption. A steeper spectrum, such as
+    1 / i, would leave most of the loss to a few coordinates, and to chance: here many have a
+    share in it.
     """
     h = tuple(i**-0.25 for i in range(1, DIMENSIONS + 1))
     return NoisyQuadratic(h, tuple(scale * x for x in h), (1.0,) * DIMENSIONS)

@@ -11,11 +11,11 @@ from typing import Any
 from batchcliff.errors import UsageError
 
 
-def require(module: str, extra: str) -> Any:
+def require(module: str, package: str) -> Any:
     """The imported module, or UsageError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"{module} is not installed: run pip install 'batchcliff[{extra}]'. ({error})"
+            f"{module} is not installed: run pip install {package}. ({error})"
         ) from error
