@@ -66,10 +66,10 @@ def activations(batch: int, channels: int, size: int) -> tuple[Tensor, ...]:
     return x, torch.rand(channels, device="cuda") + 0.5, torch.randn(channels, device="cuda")
 
 
-def bytes_moved(batch: int, channels: int, size: int, pool: bool) -> tuple[int, int]:
+def bytes_moved(batch: int, channels: int, size: int, pool: str) -> tuple[int, int]:
     """Forward: x twice, y once. Backward: x and dy twice, dx once. Statistics are nothing."""
     inside = batch * channels * size * size * 2
-    outside = inside // 4 if pool else inside
+    outside = inside // {"none": 1, "2x2": 4, "all": size * size}[pool]
     return 2 * inside + outside, 3 * inside + 2 * outside
 
 
@@ -77,7 +77,7 @@ def operations(batch: int, rate: float) -> list[dict[str, object]]:
     """A row for each shape and direction; printed as it is measured."""
     rows = []
     for channels, size in SHAPES:
-        for pool in (False, True):
+        for pool in ("none", "2x2", "all"):
             sets = []
             for _ in range(max(2, math.ceil(OUT_OF_CACHE / (batch * channels * size**2 * 2)))):
                 x, weight, bias = activations(batch, channels, size)
@@ -96,7 +96,7 @@ def operations(batch: int, rate: float) -> list[dict[str, object]]:
                 ("forward", "backward"), (forward, backward), moved, strict=True
             ):
                 seconds = median_seconds(calls)
-                shape = f"{channels} x {size} x {size}{' pooled' if pool else ''}"
+                shape = f"{channels} x {size} x {size}{'' if pool == 'none' else ' ' + pool}"
                 print(
                     f"batch {batch:>5}  {shape:19}"
                     f"  {what:8} {count / 1e6:7.1f} MB {seconds * 1e6:7.1f} us"
@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-sizes", default="128,1024,8192")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--operations-only", action="store_true", help="no whole training")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -153,7 +154,9 @@ def main() -> None:
     name = device_name(torch.device("cuda"))
     print(f"{name}: a copy moves {rate / 1e9:,.0f} GB/s", flush=True)
     sizes = [int(s) for s in arguments.batch_sizes.split(",")]
-    rows = [row for size in sizes for row in trainings(size, arguments.epochs)]
+    rows = []
+    if not arguments.operations_only:
+        rows += [row for size in sizes for row in trainings(size, arguments.epochs)]
     rows += [row for size in sizes for row in operations(size, rate)]
     origin = {
         "device": name,

@@ -252,15 +252,26 @@ def repeat_table(folders: Path) -> str:
 def bench_table(file: Path) -> str:
     """A benchmark's rows: examples per second by batch size."""
     rows = json.loads((ROOT / file).read_text())
+    machine, what = rows[0], {row["what"] for row in rows}
+    common = ", ".join(
+        part for part in machine["what"].split(", ") if all(part in w for w in what)
+    )
     table = [
-        [row.get("peer", "batchcliff"), f"{row['batch_size']:,}",
-         f"{row['examples_per_second']:,.0f}"]
+        [
+            ", ".join(
+                [
+                    row.get("peer", "batchcliff"),
+                    *(part for part in row["what"].split(", ") if part not in common),
+                ]
+            ),
+            f"{row['batch_size']:,}",
+            f"{row['examples_per_second']:,.0f}",
+        ]
         for row in rows
-    ]  # fmt: skip
-    machine = rows[0]
+    ]
     return (
         f"Examples per second. {machine['device']}, torch {machine['torch']}, "
-        f"{machine['date']}, {machine['what']}.\n\n"
+        f"{machine['date']}, {common}.\n\n"
         + markdown_table(["engine", "batch size", "examples/s"], table)
     )
 

@@ -19,7 +19,10 @@ def utc_now() -> str:
 
 
 # What decides numbers; the store, the statistics and the report only pass them on.
-_NUMERIC = ("schedules", "data", "models", "techniques", "training", "randomness.py")
+_NUMERIC = (
+    "schedules", "data", "kernels", "models", "optimizers", "techniques", "training",
+    "randomness.py",
+)  # fmt: skip
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from batchcliff.errors import UsageError, did_you_mean
+from batchcliff.kernels.check import failing
 
 VARIABLE = "BATCHCLIFF_KERNELS"
 CHOICES = ("auto", "off")
@@ -76,4 +77,4 @@ def _obstacle(
     odd = [c for c in (layer.weight.numel() for layer in layers) if c & (c - 1) or c < 8]
     if odd:
         return f"{odd[0]} channels are no power of two from 8 up"
-    return ""
+    return failing(min(layers, key=lambda layer: layer.weight.numel()), device)

@@ -135,9 +135,14 @@ class GhostBatchNorm2d(nn.Module):
 
     def _groups(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW, mean_GC, unbiased_GC = self._normalised(x_BCHW, self.group)
+        self.follow(mean_GC, unbiased_GC)
+        return y_BCHW
+
+    def follow(self, mean_GC: Tensor, unbiased_GC: Tensor) -> None:
+        """Let the running statistics follow the means and unbiased variances of a batch's
+        groups, once."""
         self._keep(self.running_mean, mean_GC)
         self._keep(self.running_var, unbiased_GC)
-        return y_BCHW
 
     def _with_rest(self, x_BCHW: Tensor, rest: int) -> Tensor:
         """As many whole groups as there are, and one of the `rest` examples left."""

@@ -1,0 +1,84 @@
+"""The check before a run relies on the kernels, with layers that pretend to have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from batchcliff import kernels
+from batchcliff.kernels import fused_batch_norm
+from batchcliff.kernels.check import _failing, failing
+from batchcliff.models.conv_net import ConvNet
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
+from batchcliff.spec import BatchNorm
+
+CPU = torch.device("cpu")
+
+
+class Pretends(GhostBatchNorm2d):
+    """Its fused form is the plain one, with a fault."""
+
+    fault = ""
+
+    def relu(self, x_BCHW: Tensor, **options: Any) -> Tensor:
+        fused, self.fused = self.fused, False
+        try:
+            y = super().relu(x_BCHW, **options)
+        finally:
+            self.fused = fused
+        if not fused:
+            return y
+        if self.fault == "output" and self.training:
+            return y * 1.05
+        if self.fault == "pooling" and options["pool"] == "2x2":
+            return y + 0.1
+        if self.fault == "gradient" and self.training:
+            return y.detach() + 0.9 * (y - y.detach())
+        if self.fault == "statistics":
+            self.running_var.mul_(1.1)
+        if self.fault == "evaluation" and not self.training:
+            return y + 0.1
+        if self.fault == "nan":
+            return y * float("nan")
+        if self.fault == "crash":
+            raise RuntimeError("no such kernel")
+        return y
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("", ""),
+        ("output", "output with pooling none off by 0.05"),
+        ("pooling", "output with pooling 2x2"),
+        ("gradient", "gradient of the input with pooling none off by 0.1"),
+        ("statistics", "running variance with pooling none"),
+        ("evaluation", "evaluation with pooling none"),
+        ("nan", "output with pooling none off by nan"),
+        ("crash", "RuntimeError: no such kernel"),
+    ],
+)
+def test_every_fault_is_found(fault: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing.cache_clear()
+    monkeypatch.setattr(Pretends, "fault", fault)
+    found = failing(Pretends(8, 2), CPU)
+    assert found.startswith("kernels fail their check: " if fault else "")
+    assert said in found
+
+
+def test_a_layer_that_fails_is_left_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on without the kernels, and its record says why."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(kernels, "installed", lambda: True)
+    monkeypatch.setattr(kernels, "failing", lambda layer, device: "kernels fail their check: x")
+    net = ConvNet(
+        widths=((8,),), image_channels=3, num_classes=2, batch_norm_group=2,
+        batch_norm=BatchNorm(group=2, running="mean"),
+    )  # fmt: skip
+    applied, reason = fused_batch_norm(net, torch.device("cuda"), "bf16", 8)
+    assert not applied
+    assert reason == "plain: kernels fail their check: x"
+    assert [layer.fused for layer in net.relu_norms()] == [False]
