@@ -84,6 +84,34 @@ def sealed(data: bytes) -> object:
     return None
 
 
+def table(data: bytes) -> object:
+    """A table of trials from elsewhere: CSV."""
+    from batchcliff.published.imported import describe
+
+    with contextlib.suppress(UsageError):
+        return describe(
+            data, name="x", source="x.csv", unit="share", num_classes=10,
+            reference_arm=None, tolerance=0.02,
+        )  # fmt: skip
+    return None
+
+
+def weights(data: bytes) -> object:
+    """Weights to begin with: safetensors."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from batchcliff.training.pretrained import Pretrained
+
+    model = torch.nn.Linear(2, 3)
+    prepared = SimpleNamespace(model=model, loop=SimpleNamespace(device=torch.device("cpu")))
+    owner: Any = SimpleNamespace(prepared=prepared, spec=SimpleNamespace(data="x"))
+    with contextlib.suppress(DataError):
+        return Pretrained._checked(owner, data, "x")
+    return None
+
+
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1 << 70, 0.5, float("nan"), float("inf"), "", "ok", "oom", "\ud800",
     "=1+1", "x" * 3000, [], [[]], {}, {"$float": "0"}, {"a": 1}, [None] * 20, "128", "5ep",
@@ -299,6 +327,8 @@ READERS = {
     "plan": Reader(plan, seeds.plans, seeds.JSON),
     "head": Reader(head, seeds.heads, seeds.JSON),
     "attempts": Reader(attempts, seeds.logs, seeds.JSON),
+    "table": Reader(table, seeds.tables, seeds.CSV),
+    "weights": Reader(weights, seeds.small_weights, seeds.SAFETENSORS),
     "npz": Reader(npz, seeds.small_npz, (*seeds.NPY, *seeds.ZIP)),
     "npy": Reader(npy, seeds.small_npy, seeds.NPY),
     "parquet": Reader(parquet, seeds.small_parquet, (b"PAR1", b"\x15", b"\xff\xff\xff\x7f")),

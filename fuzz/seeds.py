@@ -137,6 +137,25 @@ def small_caches() -> list[bytes]:
     return [buffer.getvalue()]
 
 
+def tables() -> list[bytes]:
+    return [
+        b"arm,batch_size,seed,accuracy\nnone,128,0,0.9\nnone,256,0,0.8\nw,128,0,0.91\n",
+        b"batch,acc,outcome\r\n64,0.5,ok\r\n128,,diverged\r\n",
+    ]
+
+
+def small_weights() -> list[bytes]:
+    import torch
+    from safetensors.torch import save
+
+    return [save(dict(torch.nn.Linear(2, 3).state_dict()))]
+
+
+CSV = (b",", b"\n", b'"', b"nan", b"inf", b"-1", b"1e999", b"diverged", b"batch_size", b"\x00",
+       b"\xef\xbb\xbf", b";", b"\t", b"none", b"9" * 5000)  # fmt: skip
+SAFETENSORS = (b'"dtype":"F64"', b'"dtype":"BOOL"', b'"shape":[3,2]', b'"shape":[-1]',
+               b'"data_offsets":[0,24]', b'"weight"', b'"__metadata__"', b"\xff" * 8,
+               b'"dtype":"F8_E4M3"', b'"dtype":"I64"', b"[" * 200)  # fmt: skip
 NPY = (b"'descr': '|O'", b"'descr': '<i8'", b"'fortran_order': True", b"'shape': (-1,)",
        b"'shape': (9999999999,)", b"(((((((", b"cos\nsystem\n", b"\x93NUMPY")  # fmt: skip
 ZIP = (

@@ -150,7 +150,12 @@ def end_run(how: str, folder: Path, output: Path, rng: random.Random) -> bool:
             code = one.wait()
             assert code == (0 if how == "finish" else 3), one.errors()
             return all_gone(one.mark, seconds=2)
-        one.until("advanced" if how == "stop and kill" else "trial_started")
+        one.until("trial_started")
+        if (
+            how == "stop and kill"
+        ):  # both must have asked to end with their driver: see the page
+            while len({event["trial_id"] for event in one.events("advanced")}) < 2:
+                time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.2))
         workers = one.workers()
         if how == "stop and kill":
