@@ -20,6 +20,7 @@ check: $(READY)  ## lint, format, types
 
 bench: $(READY)  ## what this machine can measure
 	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_report.py
 
 docs: $(READY)  ## write every figure in README and docs from the records in results/
 	$(BIN)/python docs/write_figures.py

@@ -44,7 +44,7 @@ def test_the_file_says_what_begins() -> None:
     ("pretraining", "arm", "message"),
     [
         ("{}", "", r'settings.pretraining.data: missing key. Write e.g. data = "cifar10'),
-        ('{ data = "digit" }', "", r"pretraining.data = .*unknown data set. Did you mean 'digits'"),
+        ('{ data = "digit" }', "", r"data = .*unknown data set. Did you mean 'digits'"),
         (GOOD.replace("2ep", "5%"), "", "a run cannot be a share of itself"),
         (GOOD.replace("0.3", "0"), "", "is not a finite number above 0"),
         (GOOD.replace("lr", "rate"), "", r"pretraining.rate = 0.3: unknown key"),

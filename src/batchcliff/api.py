@@ -24,6 +24,7 @@ from batchcliff.planning import (
     PlannedTrial,
     check_device,
     folder_of,
+    lr_choices,
     plan,
     resolved,
     usual_workers,
@@ -34,6 +35,7 @@ from batchcliff.spec import StudySpec
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.printable import escaped, json_text, printable
 from batchcliff.study.progress import Progress, SilentProgress
+from batchcliff.study.tuning import reported_plan, tuning_records
 from batchcliff.studyfile import load_study, recipe_text
 from batchcliff.workloads import load_workload
 
@@ -96,6 +98,7 @@ class Status:
     cells: tuple[CellStatus, ...]
     quarantined: tuple[str, ...]
     cost: Cost  # of the missing trials
+    tuning: tuple[CellStatus, ...] = ()  # the trials that choose rates; validation accuracy
 
     @property
     def planned(self) -> int:
@@ -129,6 +132,7 @@ def run(
     accept_code_change: bool = False,
     weights: str | Path | None = None,
     checkpoint_every: float = 120.0,
+    micro_batch: int | str | None = None,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
@@ -138,13 +142,16 @@ def run(
     accept_code_change: go on although the code that trains is another than in the folder;
     weights: a safetensors file to begin with in place of the study's own pretraining;
     checkpoint_every: seconds after which a trial that is under way is saved at the end of an
-    epoch, so that a run that is interrupted goes on from there; 0: never.
+    epoch, so that a run that is interrupted goes on from there; 0: never;
+    micro_batch: most examples that pass through a network at once in training, with the result
+    of the whole batch; "auto": smaller ones after an out-of-memory; None: "auto" on a GPU.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
     check_device(device)
     own = load_workload(workload) if workload else None
     spec = with_weights(resolved(study, own), weights)
+    from batchcliff.stats.tuning import best_lr
     from batchcliff.study import supervisor
 
     shown, exit_code = progress or SilentProgress(), 1
@@ -161,6 +168,8 @@ def run(
             accept_code_change=accept_code_change,
             weights=Path(weights) if weights else None,
             checkpoint_every=checkpoint_every,
+            micro_batch=micro_batch,
+            choose=best_lr,
         )
         exit_code = summary.exit_code
     finally:
@@ -199,7 +208,7 @@ def _cells(store: Store) -> dict[tuple[str, int], list[TrialRecord | None]]:
     """
     records = store.records()
     cells: dict[tuple[str, int], list[TrialRecord | None]] = {}
-    for planned in store.planned():
+    for planned in reported_plan(store):
         record = records.get(planned.trial_id)
         if record is not None and record.spec.arm != planned.arm:
             labelled = dataclasses.replace(record.spec, arm=planned.arm)
@@ -215,15 +224,16 @@ def status(study: str | Path) -> Status:
 
     folder = find_study(study)
     with Store.open(folder) as store:
-        cells = _cells(store)
+        cells, tuning = _cells(store), tuning_records(store)
         spec, bad = store.study, tuple(q.name for q in store.quarantined)
-    records = [record for found in cells.values() for record in found if record is not None]
+    cells_left = [*cells.items(), *tuning.items()]
     return Status(
         study=spec,
         folder=folder,
         cells=tuple(_cell_status(*cell, found) for cell, found in cells.items()),
         quarantined=bad,
-        cost=_cost_left(cells, records),
+        cost=_cost_left(cells_left),
+        tuning=tuple(_cell_status(*cell, found) for cell, found in tuning.items()),
     )
 
 
@@ -241,12 +251,11 @@ def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> 
     )
 
 
-def _cost_left(
-    cells: dict[tuple[str, int], list[TrialRecord | None]], records: list[TrialRecord]
-) -> Cost:
+def _cost_left(cells: list[tuple[tuple[str, int], list[TrialRecord | None]]]) -> Cost:
     """Of the missing trials, where each of their batch sizes has a trial that has run."""
+    records = [record for _, found in cells for record in found if record is not None]
     examples = {r.spec.batch_size: r.ledger.examples for r in records if r.ledger}
-    missing = [size for (_, size), found in cells.items() for r in found if r is None]
+    missing = [size for (_, size), found in cells for r in found if r is None]
     if any(size not in examples for size in missing):
         return Cost(seconds=None, basis="unknown until each batch size has run; see `plan`")
     work = [(size, examples[size]) for size in missing]
@@ -288,10 +297,13 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
 
     with Store.open(folder) as store:
         records = list(store.records().values())
-        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in store.planned()]
+        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
+        choices = lr_choices(store)
         spec, quarantined = store.study, [q.name for q in store.quarantined]
     place = Path(out) if out is not None else folder / "report"
-    written = write_report(spec, records, cells, place, quarantined=quarantined)
+    written = write_report(
+        spec, records, cells, place, quarantined=quarantined, choices=choices
+    )
     summary = parse_json(written.summary.read_bytes())
     return Report(page=written.page, headlines=tuple(summary["headline"]))
 

@@ -30,19 +30,34 @@ def to_plain(value: Any) -> Any:
     A field with `metadata=ADDED` came after the first records were written: it is left out
     while it has its default, so that what was written before keeps its bytes and its id.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    kind: Any = type(value)
+    if kind in _ATOMS:
+        return value
+    if hasattr(kind, "__dataclass_fields__"):
+        items = [(name, getattr(value, name), added) for name, added in _fields(kind)]
         return {
-            f.name: to_plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not ("added" in f.metadata and getattr(value, f.name) == f.default)
+            name: item if type(item) in _ATOMS else to_plain(item)
+            for name, item, added in items
+            if not (added and item == added[0])
         }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, dict):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
+        return [item if type(item) in _ATOMS else to_plain(item) for item in value]
     return value
+
+
+_ATOMS = frozenset({str, int, float, bool, type(None)})  # plain as they are: most of a record
+
+
+@functools.cache
+def _fields(cls: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Names of a dataclass' fields, with the default of those that were ADDED."""
+    return tuple(
+        (f.name, (f.default,) if "added" in f.metadata else ()) for f in dataclasses.fields(cls)
+    )
 
 
 def _spell_floats(value: Any) -> Any:
@@ -63,13 +78,17 @@ def _read_floats(value: dict[str, Any]) -> Any:
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string for `value` (dataclasses allowed)."""
+    plain = to_plain(value)
+    try:
+        return _dumps(plain).encode()
+    except ValueError:  # a float that is not finite: rare, so that none is looked for before
+        return _dumps(_spell_floats(plain)).encode()
+
+
+def _dumps(plain: Any) -> str:
     return json.dumps(
-        _spell_floats(to_plain(value)),
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-        ensure_ascii=False,
-    ).encode()
+        plain, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -108,7 +127,7 @@ def _builder(hint: Any) -> Builder:
         return _union_builder(args)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
         inner = _builder(args[0])
-        return tuple if inner is _same else lambda value: tuple([inner(v) for v in value])
+        return tuple if inner is _same else _list_builder(inner, _exact_types(args[0]))
     if origin is tuple:
         inners = [_builder(arg) for arg in args]
         return lambda value: tuple([b(v) for b, v in zip(inners, value, strict=True)])
@@ -125,6 +144,27 @@ _LEAVES: dict[Any, tuple[type, ...]] = {
     float: (float, int),  # a whole float may have been written as an integer by hand
     str: (str,),
 }
+
+
+def _exact_types(hint: Any) -> frozenset[type]:
+    """Types that `hint` takes as they are; none where it is more than numbers and texts."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    if not all(option in _LEAVES or option is type(None) for option in options):
+        return frozenset()
+    found = {kind for option in options for kind in _LEAVES.get(option, (type(None),))}
+    return frozenset(found)
+
+
+def _list_builder(inner: Builder, exact: frozenset[type]) -> Builder:
+    """Many values of one kind, a curve: looked at one by one only if a type is not expected."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, list) and exact.issuperset(map(type, value)):
+            return tuple(value)
+        return tuple([inner(item) for item in value])
+
+    return build
 
 
 def _leaf_builder(hints: tuple[Any, ...], none: bool = False) -> Builder:

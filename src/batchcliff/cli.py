@@ -28,6 +28,7 @@ from batchcliff.cli_options import (
     DryRun,
     Extend,
     Json,
+    MicroBatch,
     Out,
     Seeds,
     Set,
@@ -185,6 +186,7 @@ def run_verb(
     accept_code_change: AcceptCodeChange = False,
     weights: Weights = None,
     checkpoint_every: CheckpointEvery = 120.0,
+    micro_batch: MicroBatch = None,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -203,6 +205,7 @@ def run_verb(
     where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
     where |= {"extend": extend, "weights": weights, "checkpoint_every": checkpoint_every}
     where |= {"accept_code_change": accept_code_change, "workload": workload}
+    where |= {"micro_batch": micro_batch}
     _finish(api.run(spec, progress=progress, **where), as_json)
 
 

@@ -53,8 +53,7 @@ def advise_verb(
         return
     show.write(words.answer(advice, found))
     if found is not None:
-        show.write("")
-        show.write_table(("", ""), words.details(advice, found), left=2)
+        show.write("", *(f"{what:<15}{much}" for what, much in words.details(advice, found)))
     show.write("")
     show.write_table(words.HEADER, words.rows(advice))
     show.write("", *words.text(advice, found))

@@ -113,6 +113,17 @@ CheckpointEvery = Annotated[
         rich_help_panel=PLACE,
     ),
 ]
+MicroBatch = Annotated[
+    str | None,
+    typer.Option(
+        "--micro-batch",
+        metavar="N|auto",
+        help="Most examples that pass through a network at once in training. A larger batch is "
+        "run in parts, with the same result. auto, as on a GPU: only where a batch has no "
+        "room, and then the largest part that fits.",
+        rich_help_panel=PLACE,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
 ]

@@ -6,8 +6,10 @@ import dataclasses
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchcliff.canonical import to_plain
 from batchcliff.errors import UsageError
@@ -16,9 +18,20 @@ from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
 from batchcliff.study.printable import printable
+from batchcliff.study.tuning import (
+    UNMEASURED,
+    Place,
+    TunedCell,
+    tuned_cells,
+    tuning_records,
+)
 from batchcliff.studyfile import load_study
 from batchcliff.training.arithmetic import DataFacts, arithmetic
 from batchcliff.workloads import WORKLOADS, Workload, load_workload
+
+if TYPE_CHECKING:
+    from batchcliff.stats.tuning import LrChoice
+    from batchcliff.study.store import Store
 
 STUDIES = Path("studies")  # where studies lie unless a folder is named
 
@@ -38,6 +51,8 @@ class PlannedTrial:
 class Plan:
     """What `run` would do.
 
+    tuning: the trials that choose learning rates, which run first; a trial of `trials` that
+    waits for its rate stands here with one of the candidates.
     differences: why the study in the folder is another one. extends: they only add to it, so
     that `run` with `extend` takes them.
     """
@@ -47,6 +62,7 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     data_source: str
     cost: Cost
+    tuning: tuple[PlannedTrial, ...] = ()
     differences: tuple[str, ...] = ()
     extends: bool = False
 
@@ -113,22 +129,22 @@ def plan(
     spec = resolved(study, own)
     folder = folder_of(spec, out)
     facts, digest, source = _data_facts(spec, Path(data) if data else None, own)
-    records, differences, extends = _existing(folder, spec)
-    outcomes = {_label(record.spec): record.outcome.value for record in records}
-    specs = trials(spec, digest, own.digest if own else "")
-    provenance = functools.partial(provenance_of, spec)
-    ledgers, reasons = arithmetic(specs, facts, provenance)
-    found = [
-        PlannedTrial(
-            spec=trial,
-            ledger=ledgers.get(trial.trial_id),
-            lr_provenance=provenance(trial),
-            infeasible=reasons.get(trial.trial_id, ""),
-            outcome=outcomes.get(_label(trial), ""),
-        )
-        for trial in specs
-    ]
-    todo = [t for t in found if t.ledger and not t.outcome]
+    records, choices, differences, extends = _existing(folder, spec)
+    workload_digest = own.digest if own else ""
+    cells = tuned_cells(spec, digest, workload_digest)
+    specs = _with_rates(trials(spec, digest, workload_digest), cells, choices)
+    look = _Look(spec, facts, [*specs, *(t for cell in cells for t in cell.trials)], records)
+    tuned = {cell.place: cell for cell in cells}
+    waiting = {place for place in tuned if place not in choices or choices[place].missing}
+    found = []
+    for trial in specs:
+        place = trial.arm, trial.batch_size
+        if place in waiting:
+            found.append(look.waiting(trial, tuned[place]))
+        else:
+            found.append(look.at(trial))
+    tuning = tuple(look.at(trial) for cell in cells for trial in cell.trials)
+    todo = [t for t in (*found, *tuning) if t.ledger and not t.outcome]
     cost = expected(
         [(t.spec.batch_size, t.ledger.examples) for t in todo if t.ledger],
         records,
@@ -142,9 +158,72 @@ def plan(
         trials=tuple(found),
         data_source=source,
         cost=cost,
+        tuning=tuning,
         differences=differences,
         extends=extends,
     )
+
+
+class _Look:
+    """What there is to say of each of `specs` before it runs, or after."""
+
+    def __init__(
+        self,
+        study: StudySpec,
+        facts: DataFacts,
+        specs: list[TrialSpec],
+        records: list[TrialRecord],
+    ) -> None:
+        self.provenance = functools.partial(provenance_of, study)
+        self.ledgers, self.reasons = arithmetic(specs, facts, self.provenance)
+        self.outcomes = {_label(record.spec): record.outcome.value for record in records}
+
+    def at(self, spec: TrialSpec) -> PlannedTrial:
+        """A trial whose rate is known."""
+        return PlannedTrial(
+            spec=spec,
+            ledger=self.ledgers.get(spec.trial_id),
+            lr_provenance=self.provenance(spec),
+            infeasible=self.reasons.get(spec.trial_id, ""),
+            outcome=self.outcomes.get(_label(spec), ""),
+        )
+
+    def waiting(self, spec: TrialSpec, cell: TunedCell) -> PlannedTrial:
+        """A trial that waits for its rate; infeasible if each that could choose it is."""
+        rates = ", ".join(f"{one.lr:g}" for one in cell.candidates)
+        shown = dataclasses.replace(self.at(spec), lr_provenance=f"best of {rates}", outcome="")
+        why = {self.reasons.get(trial.trial_id, "") for trial in cell.trials}
+        if "" in why:
+            return shown
+        return dataclasses.replace(shown, ledger=None, infeasible=f"{UNMEASURED} ({min(why)})")
+
+
+def _with_rates(
+    specs: list[TrialSpec], cells: list[TunedCell], choices: Mapping[Place, LrChoice]
+) -> list[TrialSpec]:
+    """`specs` with the rates that are chosen; the others keep the candidate they stand for."""
+    tuned = {cell.place: cell for cell in cells}
+    found = []
+    for spec in specs:
+        place = spec.arm, spec.batch_size
+        choice = choices.get(place)
+        if place in tuned and choice is not None and not choice.missing:
+            (spec,) = tuned[place].reported(choice.lr, [spec.seed])
+        found.append(spec)
+    return found
+
+
+def lr_choices(store: Store) -> tuple[LrChoice, ...]:
+    """The search of each cell whose learning rate is chosen, in the order of the arms."""
+    from batchcliff.stats.tuning import lr_choice
+
+    records, taken = store.records(), dict[Place, float]()
+    for planned in store.planned():
+        record = records.get(planned.trial_id)
+        if record is not None and not record.spec.validation:
+            taken[planned.arm, planned.batch_size] = record.spec.lr
+    found = tuning_records(store).items()
+    return tuple(lr_choice(*place, tries, taken.get(place)) for place, tries in found)
 
 
 def check_device(device: str) -> None:
@@ -185,17 +264,20 @@ def _label(spec: TrialSpec) -> str:
 
 def _existing(
     folder: Path, study: StudySpec
-) -> tuple[list[TrialRecord], tuple[str, ...], bool]:
-    """The records in a study's folder, how its study differs, and if this one only adds."""
+) -> tuple[list[TrialRecord], dict[Place, LrChoice], tuple[str, ...], bool]:
+    """The records in a study's folder, the learning rates that were chosen by them, how its
+    study differs, and if this one only adds."""
     from batchcliff.study.identity import STUDY, difference, only_adds
     from batchcliff.study.store import Store
 
     if not (folder / STUDY).exists():
-        return [], (), False
+        return [], {}, (), False
     with Store.open(folder) as store:
         old, new = to_plain(store.study), to_plain(study)
         changed = tuple(difference(old, new))
-        return list(store.records().values()), changed, bool(changed) and only_adds(old, new)
+        choices = {(c.arm, c.batch_size): c for c in lr_choices(store)}
+        records = list(store.records().values())
+        return records, choices, changed, bool(changed) and only_adds(old, new)
 
 
 def _data_facts(

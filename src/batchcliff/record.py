@@ -62,8 +62,8 @@ class Ledger:
     """The arithmetic of a trial: what could fake a cliff. Counts are of what was planned.
 
     Where the batch size changes, `stages` has all sizes in turn; `updates_per_epoch` is the
-    mean over the run, `dropped_per_epoch` and the horizon are the largest of any stage, and
-    `batch_norm_group` is that of the spec's batch size.
+    mean over the run, `dropped_per_epoch`, the horizon and the accumulation are the largest of
+    any stage, and `batch_norm_group` is that of the spec's batch size.
     """
 
     num_train: int  # examples in the training set
@@ -76,7 +76,7 @@ class Ledger:
     dropped_per_epoch: int  # examples that an epoch leaves out (remainder = "drop")
     batch_norm_group: int  # examples that share batch-norm statistics; 0: not known
     batch_norm_horizon_epochs: float  # 1 / (1 - momentum) updates, in epochs; 0: no batch norm
-    accumulation: int  # micro batches per update
+    accumulation: int  # micro batches per update; planned 1, of a record what ran
     warmup_updates: int
     lr_provenance: str  # e.g. "3.2 = 0.1 x 4096/128 (linear)"
     stages: tuple[BatchStage, ...] = field(default=(), metadata=ADDED)  # (): one batch size
@@ -99,6 +99,8 @@ class Provenance:
     data_source: str = ""  # which container the data was read from, and notes on it
     # updates taken over from a checkpoint of a run that was ended; `seconds` has theirs too
     resumed_from: int = field(default=0, metadata=ADDED)
+    # most examples at once in training, of batches that were cut; 0: none was
+    micro_batch: int = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

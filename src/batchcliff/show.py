@@ -84,6 +84,8 @@ def show_plan(plan: Plan) -> None:
         write(*_stages(cell[0]))
     for reason in dict.fromkeys(t.infeasible for t in plan.trials if t.infeasible):
         write(f"infeasible: {reason}")
+    if plan.tuning:
+        write(*_tuning_lines(plan))
     write(f"to run: {todo}, done: {plan.done}, infeasible: {plan.infeasible}")
     write(cost_text(plan.cost))
     if plan.differences:
@@ -92,6 +94,21 @@ def show_plan(plan: Plan) -> None:
             what = "a part of this study; `run --extend` adds the rest:"
         write("", f"The folder holds {what}")
         write(*(f"  {line}" for line in plan.differences))
+
+
+def _tuning_lines(plan: Plan) -> list[str]:
+    """What runs before the learning rates are chosen."""
+    cells = len({(t.spec.arm, t.spec.batch_size) for t in plan.tuning})
+    done = sum(bool(trial.outcome) for trial in plan.tuning)
+    each, share = len(plan.tuning) // cells, plan.tuning[0].spec.validation
+    left = sum(bool(t.ledger) and not t.outcome for t in plan.tuning)
+    first = (
+        f"first, to choose learning rates: {len(plan.tuning)} trials = {cells} cells x {each}, "
+        f"judged by {share:.3g} of the training set, which they do not train on; to run: "
+        f"{left}, done: {done}"
+    )
+    reasons = dict.fromkeys(t.infeasible for t in plan.tuning if t.infeasible)
+    return [first, *(f"infeasible, of these: {reason}" for reason in reasons)]
 
 
 def _cells(plan: Plan) -> list[list[PlannedTrial]]:
@@ -152,6 +169,19 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for t in plan.trials
         ],
+        "tuning": [
+            {
+                "arm": t.spec.arm,
+                "batch_size": t.spec.batch_size,
+                "seed": t.spec.seed,
+                "lr": t.spec.lr,
+                "validation": t.spec.validation,
+                "ledger": to_plain(t.ledger),
+                "infeasible": t.infeasible or None,
+                "outcome": t.outcome or None,
+            }
+            for t in plan.tuning
+        ],
         "to_run": len(plan.trials) - plan.done - plan.infeasible,
         "done": plan.done,
         "infeasible": plan.infeasible,
@@ -174,10 +204,28 @@ def show_status(status: Status) -> None:
         rows.append((cell.arm, str(cell.batch_size), str(cell.planned), *counts, accuracy))
     rows.append(("all", "", str(status.planned), *(str(total[name]) for name in shown), ""))
     write_table(("arm", "batch size", "planned", *shown, "mean accuracy"), rows)
+    if status.tuning:
+        write("", "trials that choose learning rates, judged by held-out training examples:")
+        write_table(
+            ("arm", "batch size", "planned", "measured", "missing"), _tuning_rows(status)
+        )
     for name in status.quarantined:
         write(f"quarantined: {name} was damaged; its trial runs again")
-    if total["missing"]:
+    if total["missing"] or any(cell.counts["missing"] for cell in status.tuning):
         write("", cost_text(status.cost))
+
+
+def _tuning_rows(status: Status) -> list[tuple[str, ...]]:
+    return [
+        (
+            cell.arm,
+            str(cell.batch_size),
+            str(cell.planned),
+            str(cell.counts["ok"] + cell.counts["diverged"]),
+            str(cell.counts["missing"]),
+        )
+        for cell in status.tuning
+    ]
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -188,6 +236,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "planned": status.planned,
         "counts": status.counts,
         "cells": to_plain(status.cells),
+        "tuning": to_plain(status.tuning),
         "quarantined": list(status.quarantined),
         "expected_seconds": status.cost.seconds,
         "expected_basis": status.cost.basis,

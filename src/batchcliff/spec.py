@@ -131,11 +131,20 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LrRule:
-    """lr(B) = base * scaling(B / base_batch_size); `scaling` is a name in schedules.scaling."""
+    """lr(B) = base * scaling(B / base_batch_size); `scaling` is a name in schedules.scaling.
+
+    tune: base rates that are tried at every batch size, instead of `base`, which is then only
+        the one that stands for them before the choice. (): the rule alone.
+    tuning_seeds: trials of each of them. validation: share of the training set that those are
+        judged by, and not trained on.
+    """
 
     base: float
     base_batch_size: int
     scaling: str = "linear"
+    tune: tuple[float, ...] = field(default=(), metadata=ADDED)
+    tuning_seeds: int = field(default=1, metadata=ADDED)
+    validation: float = field(default=0.1, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,6 +226,9 @@ class TrialSpec:
     budget: str
     seed: int
     semantics: int = SEMANTICS
+    # share of the training set that is held out and takes the place of the test set, which
+    # the trial then never meets: its accuracies are of those examples. 0: the test set
+    validation: float = dataclasses.field(default=0.0, metadata=ADDED)
 
     def key(self) -> dict[str, Any]:
         """Everything that may change the number, as plain JSON values."""

@@ -13,6 +13,7 @@ from PIL import Image
 from synthetic import Synthetic
 
 from batchcliff.report import write_report
+from batchcliff.spec import Arm
 
 pytestmark = pytest.mark.browser
 
@@ -69,6 +70,55 @@ def test_a_study_without_records_is_a_quiet_page(synthetic: Synthetic, tmp_path:
     seen = visit(files.page, tmp_path)
     assert seen.console == () and seen.requests == ()
     assert "no answer to give" in seen.dom
+
+
+MEASURE = """<script>addEventListener("load", () => setTimeout(() => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  const cut = [...document.querySelectorAll("table")].filter((table) => {
+    const box = table.parentElement, edge = box.getBoundingClientRect().right;
+    const goes_on = table.getBoundingClientRect().right > edge + 1;
+    const scrolls = getComputedStyle(box).overflowX === "auto"
+      && box.scrollWidth > box.clientWidth;
+    return edge > innerWidth + 1 || (goes_on && !scrolls);
+  });
+  const scrolled = [...document.querySelectorAll(".scroll")].filter(
+    (box) => box.scrollWidth > box.clientWidth + 1).length;
+  parent.postMessage(`measured wide=${wide} cut=${cut.length} scrolled=${scrolled}`, "*");
+}, 500))</script>"""
+
+
+def measured(page: Path, scratch: Path, width: int, broken: str = "") -> tuple[int, int, int]:
+    """(pixels that the page is too wide, tables cut off, tables that scroll) in a frame of
+    `width` pixels; without the page's policy, which would stop the measuring."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page.read_text())
+    (scratch / "inside.html").write_text(text.replace("</head>", f"{broken}{MEASURE}</head>"))
+    outside = scratch / "outside.html"
+    outside.write_text(
+        f"<!DOCTYPE html><iframe src='inside.html' width={width} height=2000></iframe>"
+        "<pre></pre><script>onmessage = (e) => document.querySelector('pre').append(e.data)"
+        "</script>"
+    )
+    found = re.search(r"measured wide=(-?\d+) cut=(\d+) scrolled=(\d+)",
+                      visit(outside, scratch).dom)  # fmt: skip
+    assert found is not None
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def test_no_table_is_cut_at_any_width(tmp_path: Path) -> None:
+    """With many arms, on a wide window and on a telephone; and a broken style is caught."""
+    arms = tuple(
+        Arm(name=f"a technique of a long name {i}", techniques=(("t", (("start", i),)),))
+        for i in range(12)
+    )
+    made = Synthetic(sizes=(1024, 4096), arms=arms, reference_arm=arms[0].name)
+    page = write_report(made.study, made.records(), made.planned(), tmp_path / "report").page
+    for width in (1100, 400):
+        wide, cut, scrolled = measured(page, tmp_path, width)
+        assert wide <= 0 and cut == 0
+    assert scrolled > 0  # at 400 pixels the ledger has no room: it scrolls in its own box
+    broken = "<style>.scroll { overflow-x: hidden !important }</style>"
+    assert measured(page, tmp_path, 400, broken)[1] > 0
 
 
 @pytest.mark.parametrize("width", [1100, 500])

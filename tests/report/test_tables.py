@@ -25,6 +25,7 @@ from batchcliff.report.tables import (
     published_rows,
     trial_rows,
 )
+from batchcliff.spec import Arm
 
 
 def test_a_row_a_trial_sorted_and_complete(synthetic: Synthetic) -> None:
@@ -136,3 +137,26 @@ def test_a_markdown_table() -> None:
         markdown_table(["a", "b"], [["x\ny", "1"]])
         == "| a | b |\n| --- | ---: |\n| x y | 1 |\n"
     )
+
+
+@pytest.mark.parametrize(("arms", "turned"), [(2, False), (5, False), (6, True), (12, True)])
+def test_many_arms_turn_the_table(arms: int, turned: bool) -> None:
+    """Arms as columns up to five, as rows beyond; the cells are the same."""
+    made = Synthetic(
+        seeds=1,
+        sizes=(1024, 4096),
+        reference_arm="arm 0",
+        arms=tuple(
+            Arm(name=f"arm {i}", techniques=(("warmup", (("start", i / 100),)),))
+            for i in range(arms)
+        ),
+    )
+    content = make_content(made.study, made.records(diverged=False), made.planned())
+    table = tables(content)["accuracy"]
+    sizes, names = ("1,024", "4,096"), tuple(f"arm {i}" for i in range(arms))
+    assert table.header == (("arm", *sizes) if turned else ("batch size", *names))
+    assert tuple(row[0] for row in table.rows) == (names if turned else sizes)
+    for i, line in enumerate(content.accuracy.lines):
+        for k, point in enumerate(line.points):
+            cell = table.rows[i][k + 1] if turned else table.rows[k][i + 1]
+            assert cell == f"{point.mean:.2%}"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from synthetic import Synthetic
 
-from batchcliff.report.content import make_content
-from batchcliff.report.text import NOTHING
+from batchcliff.report.content import make_content, tables
+from batchcliff.report.text import NOTHING, points
 from batchcliff.report.words import cliff_text, interval_text
 from batchcliff.spec import Arm
 from batchcliff.stats.intervals import Estimate
@@ -88,3 +88,73 @@ def test_a_reference_that_learns_nothing_is_said_once(synthetic: Synthetic) -> N
     content = make_content(synthetic.study, records, synthetic.planned())
     assert len(content.headline) == 1
     assert content.headline[0].startswith("No cliff can be given: the reference arm")
+
+
+def few(seeds: int, arms: int) -> Synthetic:
+    """Two batch sizes; the arms beside the reference are copies of it with other options."""
+    made = [Arm(name="none")]
+    made += [
+        Arm(name=f"other {i}", techniques=(("warmup", (("start", i / 100),)),))
+        for i in range(arms)
+    ]
+    return Synthetic(seeds=seeds, sizes=(128, 1024), arms=tuple(made))
+
+
+def test_few_batch_sizes_give_differences_first() -> None:
+    made = few(seeds=1, arms=1)
+    content = make_content(made.study, made.records(), made.planned())
+    none, other = (line.points for line in content.accuracy.lines)
+    assert none[0].mean is not None and other[0].mean is not None
+    assert content.headline[0] == (
+        f"At batch size 128, in points against “none” with {none[0].mean:.2%}: “other 0” "
+        f"{points(other[0].mean - none[0].mean)} (one seed: no interval)."
+    )
+    assert content.headline[1].startswith("At batch size 1,024, ")
+    assert content.headline[2].startswith("One or two measured batch sizes")
+
+
+def test_with_seeds_each_difference_has_its_interval() -> None:
+    made = few(seeds=3, arms=2)
+    content = make_content(made.study, made.records(), made.planned())
+    assert "interval" not in content.headline[0]  # the range has none of its own
+    first = content.headline[1]
+    line = content.differences.lines[0].points[0]
+    assert line.low is not None and line.high is not None
+    assert f"({points(line.low)} to {points(line.high)})" in first
+    assert first.endswith("(95% intervals of seeds in pairs).")
+    assert "no interval" not in " ".join(content.headline)
+
+
+def test_many_arms_lead_with_the_range_and_stay_short() -> None:
+    made = few(seeds=1, arms=14)
+    content = make_content(made.study, made.records(), made.planned())
+    found = [
+        p.value
+        for line in content.differences.lines
+        for p in line.points
+        if p.value is not None
+    ]
+    first = content.headline[0]
+    assert first.startswith(
+        f"The arms differ from “none” by {points(min(found))} points (“other"
+    )
+    assert f"to {points(max(found))} points" in first
+    assert (
+        content.headline[1].count("“other") == 12
+        and "2 more in the table" in content.headline[1]
+    )
+
+
+def test_a_curve_keeps_its_cliff_as_the_headline(single: Synthetic) -> None:
+    content = make_content(single.study, single.records(), single.planned())
+    assert not any(s.startswith(("At batch size", "The arms differ")) for s in content.headline)
+
+
+def test_failed_is_kept_for_crashes(synthetic: Synthetic) -> None:
+    """Collapsed is what ends near chance, diverged what is not finite."""
+    content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
+    said = [*content.headline, *(band.text for band in content.accuracy.bands)]
+    said += [t.caption for t in tables(content).values() if t.name != "accounting"]
+    said += [head for t in tables(content).values() for head in t.header if head != "failed"]
+    assert not any("fail" in text for text in said)
+    assert any("collapse (end far under the plateau, or diverge)" in text for text in said)

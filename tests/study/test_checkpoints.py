@@ -58,35 +58,35 @@ def kept(folder: CheckpointFolder, *ids: str) -> tuple[Kept, list[str]]:
 
 
 def test_the_newest_is_read_and_older_ones_go(study: Path) -> None:
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        assert mine.newest(whole, MOST) is None
-        for update in (9, 10, 100):
-            data = b"%d" % update
-            mine.keep(update, data)
-            digest = hashlib.sha256(data).hexdigest()
-            assert names(study) == [f"{ONE}-{update}-{digest}.safetensors"]
-            assert mine.newest(whole, MOST) == data
-        assert said == []
-        assert list((study / "tmp").iterdir()) == []
-        assert list((study / "quarantine").iterdir()) == []
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    assert mine.newest(whole, MOST) is None
+    for update in (9, 10, 100):
+        data = b"%d" % update
+        mine.keep(update, data)
+        digest = hashlib.sha256(data).hexdigest()
+        assert names(study) == [f"{ONE}-{update}-{digest}.safetensors"]
+        assert mine.newest(whole, MOST) == data
+    assert said == []
+    assert list((study / "tmp").iterdir()) == []
+    assert list((study / "quarantine").iterdir()) == []
 
 
 def test_each_composition_has_its_own(study: Path) -> None:
     """Trials that were trained together go on together, in the same order, or start anew."""
-    with CheckpointFolder(study) as folder:
-        both, _ = kept(folder, ONE, TWO)
-        both.keep(5, b"both")
-        for ids in ((ONE,), (TWO,), (TWO, ONE), (ONE, TWO, THREE)):
-            other, _ = kept(folder, *ids)
-            assert other.newest(whole, MOST) is None
-            other.keep(3, "+".join(ids).encode())
-        assert both.newest(whole, MOST) == b"both"
-        assert len(names(study)) == 5
-        folder.drop({TWO})
-        assert [name.split("-")[0] for name in names(study)] == [ONE]
-        folder.drop({THREE, ONE})
-        assert names(study) == []
+    folder = CheckpointFolder(study)
+    both, _ = kept(folder, ONE, TWO)
+    both.keep(5, b"both")
+    for ids in ((ONE,), (TWO,), (TWO, ONE), (ONE, TWO, THREE)):
+        other, _ = kept(folder, *ids)
+        assert other.newest(whole, MOST) is None
+        other.keep(3, "+".join(ids).encode())
+    assert both.newest(whole, MOST) == b"both"
+    assert len(names(study)) == 5
+    folder.drop({TWO})
+    assert [name.split("-")[0] for name in names(study)] == [ONE]
+    folder.drop({THREE, ONE})
+    assert names(study) == []
 
 
 def test_the_name_of_a_full_stack_fits_on_any_disk() -> None:
@@ -141,18 +141,18 @@ def test_gate_what_is_damaged_is_set_aside_and_the_older_one_read(
     damage, reason = DAMAGE[name]
     put(study, ONE, 5, b"good and old")
     path = put(study, ONE, 10, b"good and new")
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        assert mine.newest(whole, MOST) == b"good and new"
-        damage(path)
-        assert mine.newest(whole, MOST) == b"good and old"
-        (text,) = said
-        assert text.startswith(f"the checkpoint at update 10 is not used: {reason} (now ")
-        assert [name.split("-")[1] for name in names(study)] == ["5"]
-        kept_aside = sorted(p.name for p in (study / "quarantine").iterdir())
-        assert [p.startswith(path.name) for p in kept_aside] == [True, True]
-        assert mine.newest(whole, MOST) == b"good and old"
-        assert len(said) == 1, "said once"
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    assert mine.newest(whole, MOST) == b"good and new"
+    damage(path)
+    assert mine.newest(whole, MOST) == b"good and old"
+    (text,) = said
+    assert text.startswith(f"the checkpoint at update 10 is not used: {reason} (now ")
+    assert [name.split("-")[1] for name in names(study)] == ["5"]
+    kept_aside = sorted(p.name for p in (study / "quarantine").iterdir())
+    assert [p.startswith(path.name) for p in kept_aside] == [True, True]
+    assert mine.newest(whole, MOST) == b"good and old"
+    assert len(said) == 1, "said once"
 
 
 def test_what_the_reader_refuses(study: Path) -> None:
@@ -163,15 +163,15 @@ def test_what_the_reader_refuses(study: Path) -> None:
     def read(data: bytes) -> bytes:
         raise {b"elsewhere": Elsewhere, b"unusable": Unusable}[data]("a reason")
 
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        assert mine.newest(read, MOST) is None
-        assert said[0].startswith("the checkpoint at update 9 is not used: a reason (now ")
-        assert said[1:] == ["the checkpoint at update 7 is not used: a reason"]
-        assert [name.split("-")[1] for name in names(study)] == ["7"]
-        mine.keep(3, b"new")
-        assert mine.newest(whole, MOST) == b"new"
-        assert [name.split("-")[1] for name in names(study)] == ["3"]
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    assert mine.newest(read, MOST) is None
+    assert said[0].startswith("the checkpoint at update 9 is not used: a reason (now ")
+    assert said[1:] == ["the checkpoint at update 7 is not used: a reason"]
+    assert [name.split("-")[1] for name in names(study)] == ["7"]
+    mine.keep(3, b"new")
+    assert mine.newest(whole, MOST) == b"new"
+    assert [name.split("-")[1] for name in names(study)] == ["3"]
 
 
 STRANGERS = [
@@ -191,12 +191,12 @@ def test_strangers_are_neither_read_nor_removed(study: Path) -> None:
     for stranger in STRANGERS:
         (study / PART / stranger).write_bytes(b"x")
     before = names(study)
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        assert mine.newest(whole, MOST) is None
-        mine.keep(6, b"mine")
-        folder.drop({ONE})
-        assert (names(study), said) == (before, [])
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    assert mine.newest(whole, MOST) is None
+    mine.keep(6, b"mine")
+    folder.drop({ONE})
+    assert (names(study), said) == (before, [])
 
 
 def test_a_disk_that_cannot_be_read_or_cleaned_ends_nothing(
@@ -204,17 +204,17 @@ def test_a_disk_that_cannot_be_read_or_cleaned_ends_nothing(
 ) -> None:
     put(study, ONE, 5, b"five")
     put(study, ONE, 6, b"six")
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "read", _fails(errno.EIO))
-            assert mine.newest(whole, MOST) is None
-        assert [f"{os.strerror(errno.EIO)} (errno 5)" in text for text in said] == [True] * 2
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "unlink", _fails(errno.EROFS))
-            folder.drop({ONE})
-        assert len(names(study)) == 2
-        assert mine.newest(whole, MOST) == b"six"
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", _fails(errno.EIO))
+        assert mine.newest(whole, MOST) is None
+    assert [f"{os.strerror(errno.EIO)} (errno 5)" in text for text in said] == [True] * 2
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", _fails(errno.EROFS))
+        folder.drop({ONE})
+    assert len(names(study)) == 2
+    assert mine.newest(whole, MOST) == b"six"
 
 
 def _fails(number: int) -> Callable[..., None]:
@@ -228,16 +228,16 @@ def _fails(number: int) -> Callable[..., None]:
 
 
 def keep_two(study: Path) -> None:
-    with CheckpointFolder(study) as folder:
-        mine, _ = kept(folder)
-        for update in (1, 2):
-            mine.keep(update, b"checkpoint %d" % update)
+    folder = CheckpointFolder(study)
+    mine, _ = kept(folder)
+    for update in (1, 2):
+        mine.keep(update, b"checkpoint %d" % update)
 
 
 def newest_of(study: Path) -> tuple[bytes | None, list[str]]:
-    with CheckpointFolder(study) as folder:
-        mine, said = kept(folder)
-        return mine.newest(whole, MOST), said
+    folder = CheckpointFolder(study)
+    mine, said = kept(folder)
+    return mine.newest(whole, MOST), said
 
 
 VALID = (b"checkpoint 1", b"checkpoint 2")
@@ -283,11 +283,11 @@ def test_gate_power_cuts_lose_no_durable_checkpoint(honest: bool, tmp_path: Path
             fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
             os.fsync(fd)
             os.close(fd)
-        with CheckpointFolder(folder) as opened:
-            mine, _ = kept(opened)
-            mine.keep(1, VALID[0])
-            durable = len(disk.log)
-            mine.keep(2, VALID[1])
+        opened = CheckpointFolder(folder)
+        mine, _ = kept(opened)
+        mine.keep(1, VALID[0])
+        durable = len(disk.log)
+        mine.keep(2, VALID[1])
     wrong = 0
     for trial in range(150):
         cut = rng.randrange(durable, len(disk.log) + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_trials import CLASSES, SMALL, facts_of, ready, small_data, small_spec, with_settings
+from small_trials import CLASSES, SMALL, facts_of, small_data, small_spec, with_settings
 from torch import nn
 
 from batchcliff.canonical import canonical_json, to_plain
@@ -25,8 +25,8 @@ from batchcliff.record import TrialRecord
 from batchcliff.spec import BatchNorm, Decay, Model, TrialSpec
 from batchcliff.study.grid import with_techniques
 from batchcliff.training.arithmetic import ledger
-from batchcliff.training.checkpoint import Checkpoints, Saved, named_state
-from batchcliff.training.prepare import Build, Prepared
+from batchcliff.training.checkpoint import Checkpoints, Saved, Unusable, named_state
+from batchcliff.training.prepare import Build, Prepared, prepare
 from batchcliff.training.pretrained import Pretrained
 from batchcliff.training.trial import run_trials
 from batchcliff.workloads import OWN_BATCH_NORM, OWN_MODEL
@@ -46,7 +46,8 @@ class Shelf:
         if not self.kept:
             return None
         data = self.kept[max(self.kept)]
-        assert len(data) <= most_bytes
+        if len(data) > most_bytes:
+            raise Unusable(f"larger than {most_bytes} bytes")
         return read(data)
 
     def keep(self, update: int, data: bytes) -> None:
@@ -69,7 +70,7 @@ class Ended:
 
     @classmethod
     def of(cls, records: list[TrialRecord], prepared: Prepared) -> Ended:
-        state = {n: t.numpy().tobytes() for n, t in named_state(prepared).items()}
+        state = {n: t.cpu().numpy().tobytes() for n, t in named_state(prepared).items()}
         return cls(records, state)
 
     @property
@@ -109,6 +110,7 @@ class Dropping(nn.Module):
 class Case:
     specs: tuple[TrialSpec, ...]
     build: Build | None = None
+    most: int = 0  # examples at once
 
 
 def _case(pairs: dict[str, Any] | None = None, **changes: Any) -> Case:
@@ -168,9 +170,14 @@ OTHER_CASES: dict[str, Case] = {
     "norms": _case(gradient_norms=True),
     "scaled norms": _case(gradient_norms=True, precision="fp16", evaluate_every=0),
     "growing, scaled": _case({"batch-growth": GROWING}, precision="fp16", gradient_norms=True),
-    "diverging": _case(lr=1e38, gradient_norms=True),
+    "diverging": _case(
+        decay=Decay(kind="multistep", at=("50%",), factor=1e38), gradient_norms=True
+    ),
     "stack": _stacked(_case()),
     "stack, one diverges": _stacked(_case({"warmup": {"duration": "1ep"}}, lr=30.0)),
+    "micro batches": Case(
+        _case({"ghost-batch-norm": {"group": 4}, "mixup": {}}, precision="fp16").specs, most=8
+    ),
     "own": Case(_case(model=OWN_MODEL, batch_norm=OWN_BATCH_NORM).specs, Dropping),
 }  # fmt: skip
 CASES = {
@@ -191,7 +198,14 @@ def trained(
 ) -> Ended:
     """The trials of a case in a fresh network, from where `checkpoints` say."""
     specs = list(case.specs)
-    prepared = ready(specs[0], resident, len(specs), case.build, classes)
+    prepared = prepare(
+        specs[0],
+        resident,
+        num_classes=classes,
+        stack=len(specs),
+        user_build=case.build,
+        most=case.most,
+    )
     torch.manual_seed(12345)  # of the process: nothing of a trial may come from it
     ledgers = [ledger(spec, facts_of(resident)) for spec in specs]
     options: dict[str, Any] = {"code": code, "pretrained": pretrained}

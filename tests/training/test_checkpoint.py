@@ -23,7 +23,8 @@ from resumed_trials import (
     gone_on,
     trained,
 )
-from small_trials import small_data
+from small_trials import ready, small_data
+from test_compiled import on_gpu
 from torch import Tensor
 
 from batchcliff.data.resident import Resident
@@ -196,12 +197,42 @@ def test_control_a_generator_that_is_forgotten_is_noticed(
 
 def test_control_state_without_a_name_is_noticed() -> None:
     """A rule that keeps something new, or a loop that logs it, cannot be saved without it."""
-    prepared = resumed_trials.ready(CASES["rule sgd"].specs[0], DATA)
+    prepared = ready(CASES["rule sgd"].specs[0], DATA)
     assert checkpoint.named_state(prepared)
     tensors, more = prepared.loop.tensors, torch.zeros(3)
     prepared.loop.tensors = lambda: [*tensors(), more]  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="state without a name"):
         checkpoint.named_state(prepared)
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["rule adam", "technique batch-growth", "own"])
+def test_what_is_saved_is_the_state_in_stream_order(name: str) -> None:
+    """The file has the bits that the device had at that point of its queue, though updates
+    follow at once; and a run that goes on from there ends where the other did."""
+    case, shelf, data = CASES[name], Shelf(), on_gpu(DATA)
+    checkpoints, clones = shelf.checkpoints(), {}
+    offer = checkpoints.offer
+
+    def cloning(update: int) -> None:
+        clones[update] = {n: t.clone() for n, t in checkpoints._state.items()}
+        offer(update)
+
+    checkpoints.offer = cloning  # type: ignore[method-assign]
+    whole = trained(case, data, checkpoints)
+    assert list(shelf.kept) == boundaries(case)
+    for update, content in shelf.kept.items():
+        found = checkpoint.load(content)
+        assert all(torch.equal(found[n], t.cpu()) for n, t in clones[update].items())
+        resumed = gone_on(case, data, content)
+        assert resumed.resumed_from == update
+        losses = [torch.frombuffer(bytearray(r.state["losses"]), dtype=torch.float32)
+                  for r in (resumed, whole)]  # fmt: skip
+        torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
 
 
 # --- when, and at what cost

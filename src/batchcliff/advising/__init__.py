@@ -20,6 +20,7 @@ from batchcliff.stats.advice import Advice, Recommendation, advise_summary, leve
 from batchcliff.stats.advice import advise as advise_records
 from batchcliff.study.printable import printable
 from batchcliff.study.store import Store
+from batchcliff.study.tuning import reported_plan
 from batchcliff.workloads import WORKLOADS
 
 __all__ = ["FORMATS", "Advised", "advise_imported", "advise_study", "chosen", "exported"]
@@ -39,7 +40,7 @@ def advise_study(folder: Path) -> Advised:
 
     with Store.open(folder) as store:
         records = list(store.records().values())
-        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in store.planned()]
+        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
         study, quarantined = store.study, len(store.quarantined)
     joined = join(cells, records)
     advice = advise_records(joined.records, planned_specs(joined, study), study)

@@ -115,7 +115,12 @@ def _arm(arm: Arm) -> list[str]:
 
 
 def _lr(rule: LrRule) -> dict[str, Any]:
-    return dataclasses.asdict(rule)
+    """The keys of a rule: its base rate, or the rates that are tried in its place."""
+    scaled = {"base_batch_size": rule.base_batch_size, "scaling": rule.scaling}
+    if not rule.tune:
+        return {"base": rule.base, **scaled}
+    search = {"tuning_seeds": rule.tuning_seeds, "validation": rule.validation}
+    return {"tune": rule.tune, **search, **scaled}
 
 
 def _decay(decay: Decay) -> dict[str, Any]:

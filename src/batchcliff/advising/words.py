@@ -95,7 +95,7 @@ def _accuracy(estimate: Estimate, found: Recommendation) -> str:
     text = percent(estimate.value)
     text += f" ({_interval(estimate, percent)}; {plural(found.trials, 'trial')})"
     if found.failing:
-        text += f"; {found.failing} of {found.trials} trials failed here"
+        text += f"; {found.failing} of {found.trials} trials collapsed or diverged here"
     return text
 
 
@@ -190,7 +190,7 @@ def _limit(limit: Limit, advice: Advice) -> str:
         under = limit.cell.failing - cell.diverged
         parts = [f"{cell.diverged} diverged"] if cell.diverged else []
         parts += [f"{under} ended far under the plateau"] if under > 0 else []
-        text = f"{limit.cell.failing} of {cell.measured} trials fail ({', '.join(parts)})"
+        text = f"{limit.cell.failing} of {cell.measured} trials collapse ({', '.join(parts)})"
         return f"{cell.batch_size:,}: {text}; mean {mean} with failures at chance."
     if limit.how == "falls":
         return f"{cell.batch_size:,}: accuracy falls to {mean}, under {line}."
@@ -213,10 +213,12 @@ def text(advice: Advice, found: Recommendation | None = None) -> list[str]:
             lines.append(
                 f"Chosen among {len(advice.arms)} arms, by intervals of "
                 f"{advice.best_level:.1%} that hold for all at once: "
-                f"{advice.best.batch_size:,}, where the arm by itself is safe up to {mine.batch_size:,}."
+                f"{advice.best.batch_size:,}, where the arm by itself would have "
+                f"{mine.batch_size:,}."
             )
     why = [line for arm in arms for line in limits(arm, advice)]
-    lines += ["", "Why not more:", *_listed(why or ["nothing larger was measured."])]
+    if found is not None or why:
+        lines += ["", "Why not more:", *_listed(why or ["nothing larger was measured."])]
     sizes = [f"{printable(arm.arm)}: {line}" for arm in arms for line in arm.untested]
     lines += ["", "Not tested:", *_listed([*sizes, *advice.untested])]
     notes = list(advice.notes)

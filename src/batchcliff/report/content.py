@@ -23,6 +23,7 @@ from batchcliff.report.figures import (
     published_figure,
     slots,
 )
+from batchcliff.report.growth import growth_curves
 from batchcliff.report.join import Joined, Planned, join, planned_specs
 from batchcliff.report.ledger import (
     EnvironmentRow,
@@ -36,9 +37,12 @@ from batchcliff.report.ledger import (
 )
 from batchcliff.report.pagetables import Table
 from batchcliff.report.tables import PublishedRow, published_rows
+from batchcliff.report.transfer import TransferByBatch, transfer_figure, transfer_table
+from batchcliff.report.tuning import tuning_table, tuning_warnings
 from batchcliff.report.words import CliffRow, cliff_rows, headline
-from batchcliff.spec import StudySpec
+from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.stats.summary import StudySummary, summarize
+from batchcliff.stats.tuning import LrChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +58,10 @@ class Content:
     accuracy: AccuracyByBatch
     differences: Differences
     training: tuple[CurvePanels, ...]
+    growth: CurvePanels  # no panels unless the batch size changes during a run
     learning_rates: CurvePanels
     gradient_norms: tuple[CurvePanels, ...]  # by update, by epoch
+    transfer: TransferByBatch | None  # None: nothing was fine-tuned
     published: Published | None
     published_figure: AccuracyByBatch | None
     published_rows: tuple[PublishedRow, ...]
@@ -65,6 +71,7 @@ class Content:
     data_note: str  # "" unless the data are known to shift accuracies
     notes: tuple[str, ...]
     quarantined: tuple[str, ...]
+    choices: tuple[LrChoice, ...] = ()  # of learning rates; none where they follow a rule
 
 
 def make_content(
@@ -76,11 +83,13 @@ def make_content(
     quarantined: Sequence[object] = (),
     delta: float | None = None,
     level: float = 0.95,
+    choices: Sequence[LrChoice] = (),
 ) -> Content:
-    """Compute a report. UsageError for an empty plan, an unknown reference arm or published
+    """Compute a report; records of trials that chose a rate are left out, `choices` have what
+    there is to say of them. UsageError for an empty plan, an unknown reference arm or published
     curve, and records that contradict each other (`stats.summarize` says which).
     """
-    joined = join(planned, records)
+    joined = join(planned, _answers(records, planned))
     summary = summarize(
         joined.records,
         planned_specs(joined, study),
@@ -105,18 +114,27 @@ def make_content(
         ),
         differences=differences_figure(study, joined, summary, slot_of),
         training=training_curves(joined, slot_of),
+        growth=growth_curves(joined, slot_of),
         learning_rates=learning_rate_curves(joined, slot_of),
         gradient_norms=gradient_norm_curves(joined, slot_of),
+        transfer=transfer_figure(study.name, joined, slot_of, level),
         published=published,
         published_figure=published_figure(published, slot_of) if published else None,
         published_rows=published_rows(joined, published) if published else (),
         ledger=ledger,
         environment=places,
-        warnings=warnings(ledger, places, joined, aside),
+        warnings=(*warnings(ledger, places, joined, aside), *tuning_warnings(choices)),
         data_note=data_note,
         notes=(*summary.notes, *evaluation_note(joined), *notes),
         quarantined=aside,
+        choices=tuple(choices),
     )
+
+
+def _answers(records: Iterable[TrialRecord], planned: Sequence[Planned]) -> list[TrialRecord]:
+    """Without the records of trials that chose a rate."""
+    ids = {p.trial_id if isinstance(p, TrialSpec) else p[3] for p in planned}
+    return [r for r in records if not r.spec.validation or r.trial_id in ids]
 
 
 def tables(content: Content) -> dict[str, Table]:
@@ -130,6 +148,10 @@ def tables(content: Content) -> dict[str, Table]:
         pages.ledger_table(content.ledger),
         pages.outcomes_table(content.joined),
     ]
+    if content.transfer is not None:
+        found.append(transfer_table(content.joined, content.summary.level))
+    if content.choices:
+        found.append(tuning_table(content.choices, content.study, content.summary))
     if content.published is not None:
         found.append(pages.published_table(content.published_rows, content.published))
     return {table.name: table for table in found}
@@ -142,11 +164,12 @@ def summary_plain(content: Content) -> dict[str, Any]:
         "headline": content.headline,
         "summary": content.summary,
         "counts": content.counts,
-        "figures": {"accuracy": content.accuracy, "differences": content.differences},
+        "figures": {"accuracy": content.accuracy, "differences": content.differences}
+        | ({} if content.transfer is None else {"transfer": content.transfer}),
         "published": content.published_rows,
         "ledger": content.ledger,
         "environment": content.environment,
         "warnings": content.warnings,
         "notes": content.notes,
         "quarantined": content.quarantined,
-    }
+    } | ({"learning_rates": content.choices} if content.choices else {})

@@ -73,7 +73,7 @@ def learning_rate_curves(joined: Joined, slot_of: Mapping[str, int]) -> CurvePan
             found = (_curve(t, slot_of, lambda c: _positive(c.lr)) for t in trials)
             curves += itertools.islice((c for c in found if c.points), 1)
         if curves:
-            panels.append(Panel(title=clean(arm, 32), curves=tuple(curves)))
+            panels.append(Panel(title=clean(arm, 32), curves=tuple(curves), named=True))
     return CurvePanels(
         title="Learning rate by epoch",
         subtitle="at each epoch's last update, log axis; a line for each batch size",

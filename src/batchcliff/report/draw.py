@@ -12,6 +12,7 @@ from typing import Any
 from batchcliff.report import look
 from batchcliff.report.figures import AccuracyByBatch, Differences, Point
 from batchcliff.report.scales import (
+    HAS_INTERVAL,
     SCHEMA,
     Arms,
     Data,
@@ -22,19 +23,22 @@ from batchcliff.report.scales import (
     batch_domain,
     dodge,
     finish,
+    interval_layers,
+    lane_layer,
+    lane_rows,
     layer,
     place,
+    shifts,
     text,
     tips,
     title,
 )
 from batchcliff.report.text import NOTHING
 
-FLOOR = -0.045  # where failed trials are marked: a lane of its own, under accuracy 0
+FLOOR = -0.045  # where trials that are not ok are marked: a lane of its own, under accuracy 0
 MAX_BAND_LABELS = 5  # more would cover the plot; the table has them all
 FEW_DOTS = 300  # single trials in the small charts beside a published result
 LANE = 0.03  # between two outcomes of one cell
-HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
 
 
 def accuracy_chart(
@@ -45,7 +49,7 @@ def accuracy_chart(
     log2: bool = True,
     titled: bool = True,
 ) -> Spec:
-    """Accuracy against batch size: dots, means with intervals, failures, cliff bands.
+    """Accuracy against batch size: dots, means with intervals, what is not ok, cliff bands.
 
     `titled`: with title and legend inside, for a picture that stands alone.
     """
@@ -62,13 +66,14 @@ def accuracy_chart(
     at = {"x": x, "y": y, "color": colour}
     tooltip = tips("arm", "batch size", "mean", "interval", "ok trials", "not ok")
     layers = [
+        lane_layer(),
         *_chance_layers(),
         *_band_layers(colour),
         layer(
             "points", "line", at | {"strokeDash": arms.dash(), "detail": text("part")},
             strokeWidth=2, clip=True,
         ),
-        *_interval_layers("points", x, colour),
+        *interval_layers("points", x, colour),
         layer("dots", "circle", at, size=22, opacity=0.55, clip=True),
         layer(
             "points", "point", at | {"shape": arms.shape(), "tooltip": tooltip},
@@ -83,15 +88,16 @@ def accuracy_chart(
 def _accuracy_data(figure: AccuracyByBatch, arms: Arms, log2: bool) -> Data:
     data: Data = {"points": [], "dots": [], "floor": [], "key": [], "chance": [], "bands": []}
     step = dodge(figure.batch_sizes, len(figure.lines)) if log2 else 0.0
-    for i, line in enumerate(figure.lines):
-        shift = 2.0 ** ((i - (len(figure.lines) - 1) / 2) * step)
+    data["lanes"] = lane_rows(figure.batch_sizes, len(figure.lines), step) if log2 else []
+    for line, shift in zip(figure.lines, shifts(len(figure.lines), step), strict=True):
         part = 0
         for p in line.points:
             part += p.mean is None  # the line is broken where no trial ended ok
-            at = {"arm": arms.labels[line.arm], "x": p.batch_size * shift, "part": part}
+            x = p.batch_size * shift
+            at: Row = {"arm": arms.labels[line.arm], "x": x, "part": part}
             at |= {"batch size": f"{p.batch_size:,}"}
             data["points"] += _mean_rows(p, at)
-            beside = at | {"x": at["x"] * 2 ** (step * 0.32)}
+            beside = at | {"x": x * 2 ** (step * 0.32)}
             data["dots"] += [beside | {"accuracy": a} for a in p.dots if p.n > 1]
             data["floor"] += _floor_rows(p, at)
     if figure.chance is not None:
@@ -138,23 +144,6 @@ def _band_rows(figure: AccuracyByBatch, arms: Arms) -> list[Row]:
             "text": band.text if len(bands) <= MAX_BAND_LABELS else "",
         }
         for rank, band in enumerate(bands)
-    ]
-
-
-def _interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
-    at = {"x": x, "color": colour}
-    cap: dict[str, Any] = {
-        "thickness": 1.5,
-        "size": 9,
-        "orient": "horizontal",
-        "clip": True,
-        "opacity": 1,
-    }
-    ends = {"y": place("low"), "y2": {"field": "high"}}
-    return [
-        layer(data, "rule", at | ends, HAS_INTERVAL, strokeWidth=1.5, clip=True),
-        layer(data, "tick", at | {"y": place("low")}, HAS_INTERVAL, **cap),
-        layer(data, "tick", at | {"y": place("high")}, HAS_INTERVAL, **cap),
     ]
 
 
@@ -258,8 +247,7 @@ def differences_chart(
     arms = Arms((line.arm, line.slot) for line in figure.lines)
     step = dodge(figure.batch_sizes, len(figure.lines))
     rows = []
-    for i, line in enumerate(figure.lines):
-        shift = 2.0 ** ((i - (len(figure.lines) - 1) / 2) * step)
+    for line, shift in zip(figure.lines, shifts(len(figure.lines), step), strict=True):
         rows += _difference_rows(line.points, {"arm": arms.labels[line.arm]}, shift)
     ends = [
         row[key] for row in rows for key in ("value", "low", "high") if row[key] is not None
@@ -279,18 +267,20 @@ def differences_chart(
     at = {"x": x, "y": y, "color": colour}
     tooltip = tips("arm", "batch size", "difference, points", "interval", "pairs")
     layers = [
+        lane_layer(),
         layer("zero", "rule", {"y": place("value")}, color="#7d8891"),
         layer(
             "differences", "line", at | {"strokeDash": arms.dash()},
             strokeWidth=1.5, opacity=0.45, clip=True,
         ),
-        *_interval_layers("differences", x, colour),
+        *interval_layers("differences", x, colour),
         layer(
             "differences", "point", at | {"shape": arms.shape(), "tooltip": tooltip},
             filled=True, size=62, opacity=1, clip=True,
         ),
     ]  # fmt: skip
-    data: Data = {"differences": rows, "zero": [{"value": 0}]}
+    lanes = lane_rows(figure.batch_sizes, len(figure.lines), step)
+    data: Data = {"differences": rows, "zero": [{"value": 0}], "lanes": lanes}
     return finish(layers, data, width, height, (figure.title, figure.subtitle), titled=titled)
 
 

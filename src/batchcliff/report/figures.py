@@ -116,14 +116,18 @@ class Curve:
     batch_size: int
     seed: int
     points: tuple[tuple[int, float], ...]
+    label: str = ""  # at its end, where the panel's curves are named; "": the batch size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """Curves that share one small chart."""
+    """Curves that share one small chart. `named`: each says its batch size at its end."""
 
     title: str
     curves: tuple[Curve, ...]
+    place: str = ""  # where it is not the figure's
+    named: bool = False
+    log: bool = False  # the axis of epochs or updates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +211,7 @@ def cliff_bands(
 ) -> list[CliffBand]:
     """The tolerance cliff's band, and the collapse cliff's; none where there is no value."""
     lost = f"{100 * summary.delta:g} points"
-    words = {"tolerance": f"{MINUS}{lost}", "collapse": "half fail"}
+    words = {"tolerance": f"{MINUS}{lost}", "collapse": "half collapse"}
     estimates: dict[str, Estimate] = {"tolerance": arm.tolerance, "collapse": arm.collapse}
     found = []
     for kind, estimate in estimates.items():

@@ -17,13 +17,14 @@ from typing import Any
 import jinja2
 import vl_convert
 
-from batchcliff.report import draw, draw_curves, look
+from batchcliff.report import draw, draw_curves, draw_transfer, look
 from batchcliff.report.content import Content, tables
 from batchcliff.report.figures import CurvePanels
 from batchcliff.report.ledger import FLAGS
 from batchcliff.report.pagetables import missing_text
 from batchcliff.report.scales import Width
 from batchcliff.report.text import clean, display_names, number, plural
+from batchcliff.report.transfer import left_text
 
 LONG_TABLE = 24  # rows; longer ones are folded
 
@@ -61,9 +62,12 @@ def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
         specs["chart-differences"] = draw.differences_chart(
             content.differences, width, 300, titled=False
         )
+    if content.transfer is not None:
+        for name, spec in draw_transfer.transfer_charts(content.transfer, width, 260).items():
+            specs[f"chart-transfer-{name}"] = spec
     for name, curves in curve_figures(content).items():
         for i, panel in enumerate(curves.panels):
-            height = 240 if name == "learning-rate" else 150
+            height = draw_curves.panel_height(curves)
             specs[f"chart-{name}-{i}"] = draw_curves.panel_chart(curves, panel, width, height)
     return specs
 
@@ -73,6 +77,7 @@ def curve_figures(content: Content) -> dict[str, CurvePanels]:
     accuracy, loss = content.training
     first_norms, norms = content.gradient_norms
     named = {
+        "batch-growth": content.growth,
         "training-accuracy": accuracy,
         "training-loss": loss,
         "gradient-norm-first": first_norms,
@@ -167,6 +172,8 @@ def _view(content: Content) -> dict[str, Any]:
             "differences": content.differences,
             **curve_figures(content),
         },
+        "transfer": content.transfer,
+        "transfer_levels": "" if content.transfer is None else left_text(content.transfer),
         "dashes": {s: " ".join(map(str, look.dash(s))) for s in _slots(content)},
         "difference_legend": [
             (line.slot, names[line.arm]) for line in content.differences.lines

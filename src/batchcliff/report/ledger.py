@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchcliff.record import BatchStage, Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.report.dead import dead_since
 from batchcliff.report.join import Joined, Trial
 from batchcliff.report.text import clean, percent, plural, points
 
@@ -23,6 +24,11 @@ FLAGS = {
     "batch-norm-lag": "batch norm's running average spans more than 10% of the run",
     "batch-norm-gap": "accuracy changes by over 2 points when batch-norm statistics are "
     "re-estimated",
+    "dead-network": "the network is dead: its training loss is constant to the end at a level "
+    "that has no gradient, so that neither rate nor time brings it back. Rule: in at least the "
+    "last 3 epochs, each mean loss within 0.5% of the clipped softmax' ceiling for K classes, "
+    "(K - 1)/K x -ln 1e-7 (14.51 for 10), or within 0.1% of ln K with recorded gradient norms "
+    "of 0",
     "mixed": "trials of one cell differ in their arithmetic",
 }
 """Short name of a flag -> what it means."""
@@ -48,6 +54,7 @@ class LedgerRow:
     warmup_updates: int
     reestimated_gap: float | None  # largest |re-estimated - running| of the ok trials
     flags: tuple[str, ...]
+    dead: tuple[int, ...] = ()  # of each dead network, the first epoch of its end, from 1
     stages: tuple[BatchStage, ...] = ()  # where the batch size changes during the run
 
 
@@ -84,11 +91,14 @@ def _ledger_row(
     dropped = one.dropped_per_epoch / one.num_train if one.num_train else 0.0
     horizon = one.batch_norm_horizon_epochs / one.epochs if one.epochs else 0.0
     few = one.updates_per_epoch < MIN_UPDATES_PER_EPOCH or one.updates < MIN_UPDATES
+    every = [dead_since(t.record) for t in trials if t.record is not None]
+    dead = tuple(sorted(epoch for epoch in every if epoch is not None))
     raised = {
         "dropped": dropped > MAX_DROPPED_SHARE,
         "few-updates": few,
         "batch-norm-lag": horizon > MAX_HORIZON_SHARE,
         "batch-norm-gap": gap is not None and gap > MAX_REESTIMATION,
+        "dead-network": bool(dead),
         "mixed": len(set(ledgers)) > 1,
     }
     return LedgerRow(
@@ -108,6 +118,7 @@ def _ledger_row(
         warmup_updates=one.warmup_updates,
         reestimated_gap=gap,
         flags=tuple(name for name, is_up in raised.items() if is_up),
+        dead=dead,
         stages=one.stages,
     )
 
@@ -218,6 +229,9 @@ def _worst(flag: str, cells: Sequence[LedgerRow]) -> str:
     if flag == "batch-norm-gap":
         gap = max(c.reestimated_gap or 0.0 for c in cells)
         return f" (by up to {points(gap, 1).lstrip('+')})"
+    if flag == "dead-network":
+        since = [epoch for c in cells for epoch in c.dead]
+        return f" ({plural(len(since), 'trial')}, the first from epoch {min(since)} on)"
     return ""
 
 

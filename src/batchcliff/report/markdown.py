@@ -12,7 +12,7 @@ def results_markdown(content: Content, tables: dict[str, Table]) -> str:
     parts = [f"# {markdown_cell(content.study.name) or '(no name)'}\n"]
     parts.append("".join(f"- {markdown_cell(s)}\n" for s in content.headline))
     parts.append(f"{markdown_cell(content.accuracy.subtitle)}.\n")
-    for name in ("cliffs", "accuracy", "published"):
+    for name in ("cliffs", "accuracy", "tuning", "published"):
         if name in tables and tables[name].rows:
             table = tables[name]
             parts.append(f"**{markdown_cell(table.caption)}**\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,12 +10,22 @@ from batchcliff.record import Outcome
 from batchcliff.report.join import Joined
 from batchcliff.report.ledger import LedgerRow
 from batchcliff.report.tables import PublishedRow
-from batchcliff.report.text import NOTHING, batch, clean, display_names, number, percent, points
+from batchcliff.report.text import (
+    NOTHING,
+    batch,
+    clean,
+    display_names,
+    number,
+    percent,
+    points,
+    stage_sizes,
+)
 from batchcliff.report.words import CliffRow
 from batchcliff.stats.intervals import Estimate
 from batchcliff.stats.summary import StudySummary
 
-OUTCOME_ROWS = 200  # at most this many failed trials are listed one by one
+WIDE_ARMS = 5  # more arms than that do not fit beside each other as columns
+OUTCOME_ROWS = 200  # at most this many trials that are not ok are listed one by one
 COUNTS = ("planned", "ok", "diverged", "infeasible", "oom", "timeout", "failed", "missing")
 
 
@@ -38,7 +47,8 @@ def cliffs_table(rows: Sequence[CliffRow], summary: StudySummary) -> Table:
     return Table(
         name="cliffs",
         caption=f"Cliffs as batch sizes. Tolerance: the mean falls {lost} below the plateau of "
-        f"“{clean(summary.reference_arm, 32)}”. Collapse: half of the trials fail. Shift: "
+        f"“{clean(summary.reference_arm, 32)}”. Collapse: half of the trials end near chance "
+        f"(under the floor, {percent(summary.floor, 1)}) or diverge. Shift: "
         f"factor of batch size against that arm. Intervals: {level}.",
         header=("arm", "tolerance cliff", "interval", "shift", "collapse cliff", "interval",
                 "shift"),
@@ -59,7 +69,8 @@ def mean_text(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ± {100 * (estimate.high - estimate.low) / 2:.2f}"
 
 
-HEADER = ("arm", "batch size", "updates", "accuracy", "n", "failing", "lowest to highest")
+HEADER = ("arm", "batch size", "updates", "accuracy", "n", "collapsed or diverged",
+          "lowest to highest")  # fmt: skip
 
 
 def results_table(summary: StudySummary, ledger: Sequence[LedgerRow] = ()) -> Table:
@@ -96,25 +107,31 @@ def _best_worst(accuracies: Sequence[float]) -> str:
 
 
 def wide_results_table(summary: StudySummary) -> Table:
-    """The article's form: a batch size a row, an arm a column."""
+    """The article's form: a batch size a row, an arm a column; with many arms, turned."""
     names = display_names(arm.arm for arm in summary.arms)
-    cells = {(a.arm, c.cell.batch_size): c for a in summary.arms for c in a.cells}
-    sizes = sorted({size for _, size in cells})
-    rows = []
-    for size in sizes:
-        texts = []
-        for arm in summary.arms:
-            cell = cells.get((arm.arm, size))
-            text = NOTHING if cell is None else mean_text(cell.mean)
-            bad = 0 if cell is None else cell.cell.measured - cell.cell.ok
-            texts.append(text + (f", {bad} diverged" if bad else ""))
-        rows.append((f"{size:,}", *texts))
+    texts = {
+        (a.arm, c.cell.batch_size): mean_text(c.mean)
+        + (f", {c.cell.diverged} diverged" if c.cell.diverged else "")
+        for a in summary.arms
+        for c in a.cells
+    }
+    sizes = sorted({size for _, size in texts})
+    turned = len(names) > max(WIDE_ARMS, len(sizes))
+    if turned:
+        rows = [(names[a], *(texts.get((a, size), NOTHING) for size in sizes)) for a in names]
+    else:
+        rows = [
+            (f"{size:,}", *(texts.get((a, size), NOTHING) for a in names)) for size in sizes
+        ]
     return Table(
         name="accuracy",
-        caption=f"Test accuracy, mean ± half of the {summary.level:.0%} interval in points",
-        header=("batch size", *names.values()),
+        caption=f"Test accuracy{' by batch size' * turned}, mean ± half of the "
+        f"{summary.level:.0%} interval in points",
+        header=("arm", *(f"{size:,}" for size in sizes))
+        if turned
+        else ("batch size", *names.values()),
         rows=tuple(rows),
-        text=(),
+        text=(0,) if turned else (),
     )
 
 
@@ -194,8 +211,8 @@ def ledger_table(rows: Sequence[LedgerRow]) -> Table:
                 "norm group", "norm horizon", "micro batches", "re-estimated",
                 "peak learning rate"),
         rows=tuple(
-            (names[r.arm], _sizes(r), ", ".join(r.flags), number(r.updates),
-             number(r.updates_per_epoch), number(r.warmup_updates),
+            (names[r.arm], stage_sizes(r.batch_size, r.stages), ", ".join(r.flags),
+             number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
              percent(r.dropped_share, 1), number(r.batch_norm_group),
              number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
              points(r.reestimated_gap, 1).lstrip("+"),
@@ -204,12 +221,6 @@ def ledger_table(rows: Sequence[LedgerRow]) -> Table:
         ),
         text=(0, 2, 11),
     )  # fmt: skip
-
-
-def _sizes(row: LedgerRow) -> str:
-    """ "128", or "128, 640, 3,200" where the batch size changes."""
-    sizes = [stage.batch_size for stage in row.stages] or [row.batch_size]
-    return ", ".join(f"{size:,}" for size, _ in itertools.groupby(sizes))
 
 
 def _later_rates(row: LedgerRow) -> str:

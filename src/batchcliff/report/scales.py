@@ -22,6 +22,9 @@ Width = int | Literal["container"]
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 MARGIN = 0.4  # octaves of the batch axis beyond its first and last batch size
 DODGE = 0.16  # octaves between two arms at one batch size, where there is room
+FEW_ARMS = 4  # more of them at one batch size need a column that holds them together
+HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"
+SPREAD = 0.2  # of the gap between two batch sizes: the most that all arms at one may take
 
 
 class Arms:
@@ -40,7 +43,8 @@ class Arms:
     def colour(self, legend: bool = False) -> Spec:
         """Colour by arm."""
         found = self._scale([look.colour(slot) for slot in self.slots])
-        key = {"symbolOpacity": 1, "symbolType": "circle"}
+        # Without an outline: the legend would draw it in the arm's dashes, as notches.
+        key = {"symbolOpacity": 1, "symbolType": "circle", "symbolStrokeWidth": 0}
         return found | {"legend": key} if legend else found
 
     def dash(self) -> Spec:
@@ -75,9 +79,48 @@ def text(field: str = "text") -> Spec:
 
 
 def dodge(sizes: Sequence[int], arms: int) -> float:
-    """Octaves between two arms, so that all of them fit between two batch sizes."""
+    """Octaves between two arms, so that all of them stay close to their batch size: from the
+    first to the last a fifth of the gap to the next size, or of an octave where there is one.
+    """
     gaps = [math.log2(b / a) for a, b in itertools.pairwise(sizes) if b > a > 0]
-    return min([DODGE, *(0.6 * gap / max(arms, 1) for gap in gaps)])
+    return min(DODGE, SPREAD * min(gaps, default=1.0) / max(arms - 1, 1))
+
+
+def shifts(arms: int, step: float) -> tuple[float, ...]:
+    """Factor of batch size by which each arm is drawn beside it, `step` octaves apart."""
+    return tuple(math.exp2((i - (arms - 1) / 2) * step) for i in range(arms))
+
+
+def lane_rows(sizes: Sequence[int], arms: int, step: float) -> list[Row]:
+    """Where the arms' points of each batch size lie, from `low` to `high`: needed with many."""
+    if arms <= FEW_ARMS:
+        return []
+    half = 2.0 ** (arms / 2 * step)
+    return [{"low": size / half, "high": size * half} for size in sizes]
+
+
+def lane_layer() -> Spec:
+    """A pale column behind all points of one batch size, so that they read as one."""
+    ends = {"x": place("low"), "x2": {"field": "high"}}
+    return layer("lanes", "rect", ends, color="#f3f5f7", opacity=1, clip=True)
+
+
+def interval_layers(data: str, x: Spec, colour: Spec) -> list[Spec]:
+    """The rows' intervals from `low` to `high` as bars with caps."""
+    at = {"x": x, "color": colour}
+    cap: dict[str, Any] = {
+        "thickness": 1.5,
+        "size": 9,
+        "orient": "horizontal",
+        "clip": True,
+        "opacity": 1,
+    }
+    ends = {"y": place("low"), "y2": {"field": "high"}}
+    return [
+        layer(data, "rule", at | ends, HAS_INTERVAL, strokeWidth=1.5, clip=True),
+        layer(data, "tick", at | {"y": place("low")}, HAS_INTERVAL, **cap),
+        layer(data, "tick", at | {"y": place("high")}, HAS_INTERVAL, **cap),
+    ]
 
 
 def batch_domain(sizes: Sequence[int]) -> tuple[float, float]:

@@ -6,10 +6,13 @@ anything: control characters, text that runs right to left, half of a surrogate 
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from batchcliff.record import BatchStage
 
 # Characters that reorder the text around them: a name could swap the columns of a table.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -101,6 +104,12 @@ def batch(value: float) -> str:
         return f"{int(value):,}"
     shown = float(f"{value:.3g}")
     return f"{shown:,.0f}" if shown >= 100 else f"{shown:g}"
+
+
+def stage_sizes(size: int, stages: Sequence[BatchStage]) -> str:
+    """ "128", or "128, 640, 3,200" where the batch size changes during the run."""
+    sizes = [stage.batch_size for stage in stages] or [size]
+    return ", ".join(f"{size:,}" for size, _ in itertools.groupby(sizes))
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchcliff.report.text import NOTHING, batch, clean, listed, percent
-from batchcliff.stats.compare import Shift
+from batchcliff.report.text import NOTHING, batch, clean, listed, percent, points
+from batchcliff.stats.compare import PairedDifference, Shift
 from batchcliff.stats.intervals import Estimate
 from batchcliff.stats.summary import ArmSummary, StudySummary
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+FEW_SIZES = 2  # batch sizes of an arm: no curve, so its differences are what can be said
+NO_INTERVAL = " (one seed: no interval)"
+MAX_DIFFERENCES = 12  # in one sentence; the table has them all
 FEW_ARMS = 3  # besides the reference; the answer stays short with more
 EVENTS = {
     "tolerance": "{name} loses {delta} points of accuracy",
-    "collapse": "Half of the trials of {name} fail",
+    "collapse": "Half of the trials of {name} collapse",
 }
 
 
@@ -101,11 +105,19 @@ def headline(summary: StudySummary) -> tuple[str, ...]:
     cells = [c.cell for arm in summary.arms for c in arm.cells]
     if not any(cell.measured for cell in cells):
         return ("No trial has been measured yet: there is no answer to give.",)
+    sparse = [a for a in summary.arms if a.differences and _sizes(a) <= FEW_SIZES]
+    sentences = _difference_sentences(sparse, summary)
+    only_these = bool(sentences) and len(sparse) == len(summary.arms) - 1
     notes = {arm.tolerance.note for arm in summary.arms}
     if len(notes) == 1 and all(arm.tolerance.value is None for arm in summary.arms):
-        sentences = [f"No cliff can be given: {clean(notes.pop(), 200)}."]
+        sentences.append(f"No cliff can be given: {clean(notes.pop(), 200)}.")
+    elif only_these:
+        sentences.append(
+            "One or two measured batch sizes of an arm are too few to place "
+            "a cliff: the table of cliffs has what they say of one."
+        )
     else:
-        sentences = _answers(summary)
+        sentences = _answers(summary) + sentences
     if max(cell.measured for cell in cells) == 1:
         sentences.append(
             "One seed a cell: no interval can be given, and a fall at one batch size may be "
@@ -118,6 +130,61 @@ def headline(summary: StudySummary) -> tuple[str, ...]:
             "preliminary."
         )
     return tuple(sentences)
+
+
+def _sizes(arm: ArmSummary) -> int:
+    """How many batch sizes of the arm have a measured trial."""
+    return sum(c.cell.measured > 0 for c in arm.cells)
+
+
+def _difference_sentences(arms: Sequence[ArmSummary], summary: StudySummary) -> list[str]:
+    """How `arms` differ from the reference: a sentence for each batch size, and before them
+    one for the range where they are many. No sentence without a difference.
+    """
+    known = [d for arm in arms for d in arm.differences if d.difference.value is not None]
+    known.sort(key=lambda d: (d.batch_size, -(d.difference.value or 0.0)))
+    if not known:
+        return []
+    reference = summary.arm(summary.reference_arm)
+    name = f"“{clean(reference.arm, 32)}”"
+    sentences = []
+    if len(known) > FEW_ARMS:
+        ends = sorted(known, key=lambda d: d.difference.value or 0.0)
+        low, high = (
+            f"{points(d.difference.value)} points (“{clean(d.arm, 32)}” at {d.batch_size:,})"
+            for d in (ends[0], ends[-1])
+        )
+        certain = NO_INTERVAL if all(d.difference.n == 1 for d in known) else ""
+        sentences.append(
+            f"The arms differ from {name} by {low} to {high} of accuracy{certain}."
+        )
+    means = {c.cell.batch_size: c.mean_with_failures.value for c in reference.cells}
+    for size, group in itertools.groupby(known, key=lambda d: d.batch_size):
+        found = list(group)
+        told = [
+            f"“{clean(d.arm, 32)}” {points(d.difference.value)}{_ends(d)}"
+            for d in found[:MAX_DIFFERENCES]
+        ]
+        more = len(found) - MAX_DIFFERENCES
+        told += [f"{more} more in the table of differences"] * (more > 0)
+        sentences.append(
+            f"At batch size {size:,}, in points against {name} with {percent(means[size])}: "
+            f"{listed(told)}{_certainty(found, summary)}."
+        )
+    return sentences
+
+
+def _ends(found: PairedDifference) -> str:
+    low, high = found.difference.low, found.difference.high
+    return "" if low is None or high is None else f" ({points(low)} to {points(high)})"
+
+
+def _certainty(found: Sequence[PairedDifference], summary: StudySummary) -> str:
+    if all(d.difference.n == 1 for d in found):
+        return NO_INTERVAL
+    return (
+        f" ({summary.level:.0%} intervals of seeds in pairs)" if any(map(_ends, found)) else ""
+    )
 
 
 def _answers(summary: StudySummary) -> list[str]:
@@ -209,7 +276,7 @@ def _shift_sentence(shift: Shift, value: float, summary: StudySummary) -> str:
     bound = {"": "times", "above": "times or more", "below": "times or less"}[factor.censored]
     size = f"{value:.2f} {bound} the batch size of {reference}"
     if not factor.has_interval:
-        return f"{event} at {size} (one seed: no interval)."
+        return f"{event} at {size}{NO_INTERVAL}."
     size += f" ({factor.level:.0%} interval: {interval_text(factor, factor=True)})"
     if factor.covers(1.0):
         return f"Whether {name} moves the {shift.kind} cliff is not shown: it lies at {size}."
@@ -234,4 +301,6 @@ def _collapse_sentence(summary: StudySummary) -> str:
             parts.append(f"at {batch(estimate.value)} in {name}{_bound(estimate)}")
     if not parts:
         return ""
-    return f"Half of the trials fail (diverge, or end far under the plateau) {listed(parts)}."
+    return (
+        f"Half of the trials collapse (end far under the plateau, or diverge) {listed(parts)}."
+    )

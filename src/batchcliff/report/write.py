@@ -15,7 +15,7 @@ import vl_convert
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import StorageError
 from batchcliff.record import TrialRecord
-from batchcliff.report import draw, draw_curves, html
+from batchcliff.report import draw, draw_curves, draw_transfer, html
 from batchcliff.report.content import Content, make_content, summary_plain, tables
 from batchcliff.report.join import Planned
 from batchcliff.report.markdown import results_markdown
@@ -23,6 +23,7 @@ from batchcliff.report.scales import Spec
 from batchcliff.report.tables import csv_text, trial_rows
 from batchcliff.report.text import clean_tree
 from batchcliff.spec import StudySpec
+from batchcliff.stats.tuning import LrChoice
 
 CLIP = re.compile(r"(?<=[\"#])clip(\d+)(?=[\")])")  # in id="clip7" and url(#clip7)
 PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
@@ -49,11 +50,13 @@ def write_report(
     quarantined: Sequence[object] = (),
     delta: float | None = None,
     level: float = 0.95,
+    choices: Sequence[LrChoice] = (),
 ) -> ReportFiles:
     """Write index.html, the figures as SVG and PNG, results.csv, results.md, summary.json.
 
     `planned`: every trial of the plan, as a `TrialSpec` or (arm, batch size, seed, trial
-    id). `notes` and `quarantined` are shown as they come. Each file is replaced in one
+    id). `choices`: how learning rates were chosen, where they were. `notes` and
+    `quarantined` are shown as they come. Each file is replaced in one
     step, so that a reader never meets half of one. Raises UsageError for contradictory
     inputs (nothing is written then) and StorageError if the folder cannot be written.
     """
@@ -67,6 +70,7 @@ def write_report(
             quarantined=quarantined,
             delta=delta,
             level=level,
+            choices=choices,
         )
         drawn = {name: pool.submit(svg_and_png, s) for name, s in static_specs(content).items()}
         bundle.result()
@@ -97,6 +101,8 @@ def static_specs(content: Content) -> dict[str, Spec]:
         specs["published"] = draw.pair_chart(content.published_figure, content.accuracy)
     if any(line.points for line in content.differences.lines):
         specs["differences"] = draw.differences_chart(content.differences)
+    if content.transfer is not None:
+        specs["transfer"] = draw_transfer.transfer_chart(content.transfer)
     for name, figure in html.curve_figures(content).items():
         specs[name] = draw_curves.panels_chart(figure)
     return specs

@@ -12,17 +12,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.stats.cells import Cell, match
 from batchcliff.stats.intervals import Estimate, mean_interval
 from batchcliff.stats.summary import ArmSummary, CellSummary, StudySummary, summarize
+from batchcliff.stats.untested import Cells, untested, untested_sizes
 
 ROUNDING = 1e-9  # of a batch size that went through log2 and back
-Cells = Mapping[tuple[str, int], Mapping[int, TrialRecord]]
-"""(arm, batch size) -> seed -> record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,10 +101,11 @@ class ArmAdvice:
 class Advice:
     """What a study says about the batch size to use.
 
-    best: of all arms, the recommendation with the largest batch size. Among more than two
-    arms it is chosen by intervals of `best_level`, which hold for all arms at once
-    (Bonferroni), so that it may be smaller than the arm's own. reference_batch_size: what
-    speed and difference are against. notes: what is missing or mixed.
+    best: of all arms, the recommendation with the largest batch size, of equal ones the first
+    arm's. Among more than two arms it is chosen by intervals of `best_level`, which hold for
+    all arms at once (Bonferroni), so that it may be smaller than the arm's own.
+    reference_batch_size: what speed and difference are against. notes: what is missing or
+    mixed.
     """
 
     study: str
@@ -196,23 +195,15 @@ def advise_summary(
         best=best,
         planned=sum(cell.planned for cell in every),
         missing=sum(cell.missing for cell in every),
-        untested=_untested(every, study, known),
+        untested=untested(every, study, known),
         notes=summary.notes,
     )
 
 
 def _best(arms: Sequence[ArmAdvice]) -> Recommendation | None:
-    """The largest batch size; of equal ones that of the arm which is safe furthest, then of
-    the one that comes first."""
-    found = [(a.recommendation, a) for a in arms if a.recommendation is not None]
-    if not found:
-        return None
-
-    def reach(pair: tuple[Recommendation, ArmAdvice]) -> tuple[int, float]:
-        safe = pair[1].safe_up_to
-        return pair[0].batch_size, 0.0 if safe is None else safe
-
-    return max(found, key=reach)[0]  # max keeps the first of equal ones
+    """The largest batch size; of equal ones that of the arm which comes first in the study."""
+    found = [arm.recommendation for arm in arms if arm.recommendation is not None]
+    return max(found, key=lambda r: r.batch_size, default=None)  # the first of equal ones
 
 
 def _reference_cell(summary: StudySummary, study: StudySpec | None) -> CellSummary | None:
@@ -244,7 +235,7 @@ def _arm_advice(
         interpolated=between,
         limits=_limits(above, summary) if cliff.value is not None else (),
         largest_run=measured[-1].cell.batch_size if measured else None,
-        untested=_untested_sizes(arm, found, above),
+        untested=untested_sizes(arm, None if found is None else found.batch_size, above),
         problem=problem,
     )
 
@@ -391,59 +382,3 @@ def _seconds(record: TrialRecord) -> float | None:
         return None
     rate = where.examples_per_second
     return record.ledger.examples / rate if math.isfinite(rate) and rate > 0 else None
-
-
-def _untested_sizes(
-    arm: ArmSummary, found: Recommendation | None, above: Sequence[CellSummary]
-) -> tuple[str, ...]:
-    """Batch sizes around the recommended one that nothing is known of."""
-    told = []
-    sizes = [c.cell.batch_size for c in arm.cells if c.cell.measured]
-    if found is not None and above:
-        told.append(
-            f"batch sizes between {found.batch_size:,} and {above[0].cell.batch_size:,}: "
-            "none was run"
-        )
-    elif found is not None:
-        told.append(f"batch sizes above {sizes[-1]:,}: none was run, and the cliff is beyond")
-    if found is not None and any(b > 2 * a for a, b in pairwise(sizes)):
-        told.append("the grid has steps of more than a factor of 2: a dip inside is not seen")
-    for cell in (c.cell for c in arm.cells if not c.cell.measured):
-        names = ("missing", "oom", "timeout", "failed", "infeasible")
-        why = ", ".join(f"{getattr(cell, n)} {n}" for n in names if getattr(cell, n))
-        told.append(f"batch size {cell.batch_size:,}: planned, nothing measured ({why})")
-    return tuple(told)
-
-
-def _untested(every: Sequence[Cell], study: StudySpec | None, cells: Cells) -> tuple[str, ...]:
-    """What holds for the whole study: seeds, rates, data, budget, machines."""
-    told = []
-    most = max((cell.measured for cell in every), default=0)
-    if most == 1:
-        told.append("other seeds: one seed a cell, so no interval, and a fall may be chance")
-    elif most:
-        told.append(f"other seeds than the {most} of a cell; the intervals are about them")
-    if study is None:
-        told.append("what was trained, on what and with which settings: the table has none")
-        return tuple(told)
-    rules = dict.fromkeys(
-        f"{rule.base:g} at {rule.base_batch_size} ({rule.scaling})"
-        for rule in (arm.lr or study.lr for arm in study.arms)
-    )
-    told.append(
-        "other learning rates: each batch size of an arm ran at one, by the rule "
-        f"{' or '.join(rules)}; a better one may be safe further up, or not as far"
-    )
-    records = [record for found in cells.values() for record in found.values()]
-    sizes = sorted({r.ledger.num_train for r in records if r.ledger is not None})
-    shown = f" ({', '.join(f'{n:,}' for n in sizes)} training examples)" if sizes else ""
-    told.append(
-        f"other data than {study.data}{shown}, other networks, and budgets other than "
-        f"{study.budget}: the cliff moves with each of them"
-    )
-    devices = sorted({r.provenance.device for r in records if r.provenance is not None})
-    if devices:
-        told.append(
-            f"other machines than {', '.join(devices)}, and other precisions than those run"
-        )
-    return tuple(told)

@@ -27,6 +27,8 @@ def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tup
         other = others.get((spec.batch_size, spec.seed))
         if other is None or _alike(spec, other):
             continue
+        if spec.validation or other.validation:  # no rate was found for it, so it never ran
+            continue
         for path, mine, theirs in _differences(spec.key(), other.key(), ""):
             root = path.split(".")[0]
             where = f"{path} ({spec.arm}: {mine!r}, {other.arm}: {theirs!r})"

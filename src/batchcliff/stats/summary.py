@@ -267,9 +267,11 @@ def gaps(cells: Sequence[Cell]) -> list[str]:
 def _mixed(records: Sequence[TrialRecord]) -> list[str]:
     """One sentence per fingerprint that is not the same in all records."""
     seen: dict[str, set[str]] = defaultdict(set)
-    fingerprints = [dict(r.provenance.numerics) for r in records if r.provenance is not None]
+    places = dict.fromkeys(r.provenance.numerics for r in records if r.provenance is not None)
+    fingerprints = [dict(place) for place in places]
+    names = set().union(*fingerprints)
     for fingerprint in fingerprints:
-        for name in set().union(*fingerprints):
+        for name in names:
             seen[name].add(fingerprint.get(name, "not said"))
     return [
         f"mixed numerics: {name} is {', '.join(sorted(values))}; trials of one seed are no "

@@ -13,9 +13,9 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from batchcliff.errors import StorageError
 from batchcliff.study.files import Folder, disk
@@ -30,36 +30,36 @@ NAME = re.compile(
 )
 
 
+@contextlib.contextmanager
+def _opened(study: Path) -> Iterator[Parts]:
+    """The parts of a study, as long as they are needed: what trains holds no descriptor."""
+    parts = Parts(Folder.open(study))
+    try:
+        yield parts
+    finally:
+        parts.close()
+
+
 class CheckpointFolder:
-    """All checkpoints of the study in `folder`; opens it, and reads and writes when asked."""
+    """All checkpoints of the study in `folder`. UsageError if its ckpt/ is a symbolic link."""
 
     def __init__(self, folder: Path) -> None:
-        self._parts = Parts(Folder.open(folder))
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        self._parts.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._study = folder
 
     def of(self, trial_ids: Sequence[str], tell: Callable[[str], None]) -> Kept:
         """The checkpoints of trials that are trained together, in this order."""
-        return Kept(self._parts, "+".join(trial_ids), tell)
+        return Kept(self._study, "+".join(trial_ids), tell)
 
     def drop(self, trial_ids: Collection[str]) -> None:
         """Remove the checkpoints that any of these trials, which have records, is part of.
 
         What the disk refuses to remove now is left for the next run.
         """
-        with contextlib.suppress(StorageError):
-            for name in self._parts.names(PART):
+        with contextlib.suppress(StorageError), _opened(self._study) as parts:
+            for name in parts.names(PART):
                 match = NAME.fullmatch(name)
                 if match and not set(match[1].split("+")).isdisjoint(trial_ids):
-                    _remove(self._parts, name)
+                    _remove(parts, name)
 
 
 class Kept:
@@ -68,12 +68,12 @@ class Kept:
     tell: called with why a checkpoint is not used.
     """
 
-    def __init__(self, parts: Parts, key: str, tell: Callable[[str], None]) -> None:
-        self._parts, self._key, self._tell = parts, key, tell
+    def __init__(self, study: Path, key: str, tell: Callable[[str], None]) -> None:
+        self._study, self._key, self._tell = study, key, tell
 
-    def names(self) -> list[str]:
+    def _names(self, parts: Parts) -> list[str]:
         """Those that are there, the newest first."""
-        found = (NAME.fullmatch(name) for name in self._parts.names(PART))
+        found = (NAME.fullmatch(name) for name in parts.names(PART))
         mine = [match for match in found if match and match[1] == self._key]
         return [match[0] for match in sorted(mine, key=lambda m: int(m[2]), reverse=True)]
 
@@ -83,53 +83,57 @@ class Kept:
         One that is not is set aside in quarantine/; one by other code or under other numerics
         stays until a newer one is there. No error of the disk ends anything here.
         """
-
-        def checked(name: str) -> T | None:
-            return self._read(name, read, most_bytes)
-
-        for name in self.names():
-            try:
-                found = self._parts.checked(PART, name, checked)
-            except StorageError as error:
-                self._tell(str(error))
-                continue
-            if found is not None:
-                return found
-            bad = self._parts.bad.pop(f"{PART}/{name}", None)
-            if bad is not None:
-                place = f" (now {bad.kept.name} in quarantine/)" if bad.kept else ""
-                update = int(name.split("-")[1])
-                self._tell(
-                    f"the checkpoint at update {update} is not used: {bad.reason}{place}"
-                )
+        try:
+            with _opened(self._study) as parts:
+                for name in self._names(parts):
+                    found = self._checked(parts, name, read, most_bytes)
+                    if found is not None:
+                        return found
+        except StorageError as error:
+            self._tell(str(error))
         return None
+
+    def _checked(
+        self, parts: Parts, name: str, read: Callable[[bytes], T], most_bytes: int
+    ) -> T | None:
+        """What `read` makes of one of them; None, and a word about it, if nothing."""
+        try:
+            found = parts.checked(PART, name, lambda n: _read(parts, n, read, most_bytes))
+        except StorageError as error:
+            self._tell(str(error))
+            return None
+        bad = parts.bad.get(f"{PART}/{name}")
+        if bad is not None:
+            place = f" (now {bad.kept.name} in quarantine/)" if bad.kept else ""
+            update = int(name.split("-")[1])
+            self._tell(f"the checkpoint at update {update} is not used: {bad.reason}{place}")
+        return found
 
     def keep(self, update: int, data: bytes) -> None:
         """Publish a checkpoint; when it is durable, remove the older ones. StorageError."""
         name = f"{self._key}-{update}-{hashlib.sha256(data).hexdigest()}.safetensors"
-        self._parts.publish(PART, name, data)
-        for other in self.names():
-            if other != name:
-                _remove(self._parts, other)
+        with _opened(self._study) as parts:
+            parts.publish(PART, name, data)
+            for other in self._names(parts):
+                if other != name:
+                    _remove(parts, other)
 
-    def _read(self, name: str, read: Callable[[bytes], T], most_bytes: int) -> T | None:
-        """None if the file is gone. Raises Damaged, NotUnderstood, StorageError."""
-        from batchcliff.training.checkpoint import Elsewhere, Unusable
 
-        try:
-            data = self._parts.reading(PART).read(name, most_bytes)
-        except FileNotFoundError:
-            return None
-        if data is None:
-            return None
-        if hashlib.sha256(data).hexdigest() not in name:
-            raise Damaged("SHA-256 of the content is not the one in its name")
-        try:
-            return read(data)
-        except Unusable as reason:
-            raise Damaged(str(reason)) from reason
-        except Elsewhere as reason:
-            raise NotUnderstood(str(reason)) from reason
+def _read(parts: Parts, name: str, read: Callable[[bytes], T], most_bytes: int) -> T | None:
+    """None if the file is gone. Raises Damaged, NotUnderstood, StorageError."""
+    from batchcliff.training.checkpoint import Elsewhere, Unusable
+
+    data = parts.reading(PART).read(name, most_bytes)
+    if data is None:
+        return None
+    if hashlib.sha256(data).hexdigest() not in name:
+        raise Damaged("SHA-256 of the content is not the one in its name")
+    try:
+        return read(data)
+    except Unusable as reason:
+        raise Damaged(str(reason)) from reason
+    except Elsewhere as reason:
+        raise NotUnderstood(str(reason)) from reason
 
 
 def _remove(parts: Parts, name: str) -> None:

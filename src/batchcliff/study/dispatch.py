@@ -17,15 +17,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchcliff.canonical import from_plain, to_plain
-from batchcliff.errors import BatchcliffError, DataError, StorageError
+from batchcliff.errors import BatchcliffError, DataError, StorageError, UsageError
 from batchcliff.provenance import utc_now
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import GRACE_SECONDS, Worker, end_of_process, oom_kills
 from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
+from batchcliff.study.micro_batch import MicroBatchSearch
 from batchcliff.study.progress import Progress, trial_text
 from batchcliff.study.store import Store
+from batchcliff.training.micro_batch import Inseparable
 
 MAX_ATTEMPTS = 3
 MAX_KILLS = 5  # of a trial in one run, by somebody else
@@ -67,6 +69,7 @@ class Dispatcher:
         self.shapes: dict[Worker, bytes] = {}
         self.waiting: list[Job] = []
         self.alone: list[Job] = []  # ran out of memory beside others: once more, alone
+        self.micro_batches = MicroBatchSearch(setup["micro_batch"])
         self.errors: dict[str, list[str]] = {}
         self.kills: Counter[str] = Counter()  # of a trial's worker by somebody else
         self.false_starts = 0
@@ -163,6 +166,7 @@ class Dispatcher:
         message = {
             "specs": [to_plain(spec) for spec in specs],
             "ledgers": [to_plain(self.ledgers[spec.trial_id]) for spec in specs],
+            "micro_batch": self.micro_batches.of(job),
         }
         for spec in specs:
             self.progress.trial_started(spec, updates=self.ledgers[spec.trial_id].updates)
@@ -259,10 +263,12 @@ class Dispatcher:
         """An exception ended a worker: out of memory is an outcome, others are tried again."""
         reason = f"{message['kind']}: {message['message']}"
         self.store.log({"event": "error", "trace": message["trace"]})
-        shared = len(self.busy()) > 1 and self.setup["device"] != "cpu"
+        asks = self.setup["device"] != "cpu" or self.micro_batches.auto
+        shared = len(self.busy()) > 1 and asks
         started = worker in self.ready
-        no_memory = message["out_of_memory"]
-        why = f"crashed {message['kind']}" if started and not no_memory else "interrupted"
+        no_memory, whole = message["out_of_memory"], message["kind"] == Inseparable.__name__
+        crashed = started and not no_memory and not whole
+        why = f"crashed {message['kind']}" if crashed else "interrupted"
         job = self.dismiss(worker, why)
         if not started and message["ours"]:  # the data are gone, or others
             raise DataError(message["message"])
@@ -270,7 +276,12 @@ class Dispatcher:
             raise WorkerError(f"a worker could not start: {reason}\n{message['trace']}")
         if job is None:  # all of its trials have their records
             return
-        if not no_memory:
+        if whole and not self.micro_batches.auto:
+            raise UsageError(message["message"])
+        if whole:  # once more as it is, for its own out of memory
+            self.micro_batches.refuse(job, message["message"])
+            self.alone.insert(0, job)
+        elif not no_memory:
             self.again(job, reason)
         elif len(job.specs) > 1:  # too much for a stack need not be too much for each
             self.progress.note(f"{reason.splitlines()[0]}: the trials of the stack one by one")
@@ -279,7 +290,23 @@ class Dispatcher:
             self.progress.note(f"{reason.splitlines()[0]}: once more, alone on the device")
             self.alone.append(job)
         else:
-            self.settle(job.specs[0], Outcome.OOM, reason.splitlines()[0])
+            self.no_room(job, reason.splitlines()[0])
+
+    def no_room(self, job: Job, reason: str) -> None:
+        """A trial ran out of memory alone: smaller micro batches if it may have them, in a
+        new process, or that is its outcome."""
+        (spec,) = job.specs
+        if not self.micro_batches.auto:
+            self.settle(spec, Outcome.OOM, reason)
+            return
+        try:
+            most = self.micro_batches.halve(job, self.ledgers[spec.trial_id].num_train)
+        except Inseparable as why:
+            self.settle(spec, Outcome.OOM, f"{reason}; {why}")
+            return
+        self.store.log({"event": "micro batch", "id": spec.trial_id, "micro_batch": most})
+        self.progress.note(f"{reason}: {trial_text(spec)} in micro batches of at most {most}")
+        self.alone.insert(0, job)
 
     def mourn(self, worker: Worker) -> None:
         """A worker died without a word: by a signal, or by leaving."""
@@ -328,7 +355,7 @@ class Dispatcher:
             self.kills[spec.trial_id] += 1
             if out_of_memory and len(job.specs) == 1:
                 reason = "the kernel killed the worker for lack of memory; it ran alone"
-                self.settle(spec, Outcome.OOM, reason)
+                self.no_room(single, reason)
             elif self.kills[spec.trial_id] >= MAX_KILLS:
                 told = f"{trial_text(spec)} is left for the next run"
                 self.progress.note(f"killed {MAX_KILLS} times ({name}): {told}")
@@ -403,4 +430,3 @@ class Dispatcher:
             with contextlib.suppress(StorageError):  # it says why an attempt ended, no more
                 self.dismiss(worker, why, grace=GRACE_SECONDS if state is None else 0.0)
         self.selector.close()
-        self.checkpoints.close()

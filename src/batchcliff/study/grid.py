@@ -120,7 +120,11 @@ def lr_of(rule: LrRule, batch_size: int) -> float:
 def provenance_of(study: StudySpec, spec: TrialSpec) -> str:
     """Where a trial's learning rate comes from: `3.2 = 0.1 x 4096/128 (linear)`."""
     rule = rule_of(study, next(arm for arm in study.arms if arm.name == spec.arm))
+    tried = (dataclasses.replace(rule, base=base) for base in rule.tune)
+    rule = next((r for r in tried if lr_of(r, spec.batch_size) == spec.lr), rule)
     text = provenance(rule.base, rule.base_batch_size, spec.batch_size, rule.scaling)
+    if rule.tune:
+        text += f", one of {len(rule.tune)} tried"
     if rule.scaling != "malladi":
         return text
     first, second = spec.settings.optimizer.betas

@@ -26,12 +26,16 @@ UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A cell of the grid and the trial that fills it; two cells may share a trial."""
+    """A cell of the grid and the trial that fills it; two cells may share a trial.
+
+    tuning: the trial helps to choose a learning rate, and is no part of the answer.
+    """
 
     arm: str
     batch_size: int
     seed: int
     trial_id: str
+    tuning: bool = False
 
     @classmethod
     def of(cls, spec: TrialSpec) -> Self:
@@ -72,7 +76,10 @@ class Plan:
 
     def add(self, trials: Iterable[Planned], study: StudySpec, code: str) -> bool:
         """Write the next generation; False if somebody else did. Refreshes either way."""
-        cells = [[t.arm, t.batch_size, t.seed, t.trial_id] for t in trials]
+        cells = [
+            [t.arm, t.batch_size, t.seed, t.trial_id, *([True] if t.tuning else [])]
+            for t in trials
+        ]
         body = {"study": to_plain(study), "code": code, "trials": cells}
         name = f"{self._last + 1:04d}.json"
         won = self._parts.publish("plan", name, seal(body, {"made": utc_now()}))

@@ -9,6 +9,7 @@ and be killed at any moment. Records hold facts and provenance under separate se
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -163,14 +164,27 @@ class Store:
         self._plan.refresh()
         return self._plan.trials
 
-    def extend(self, trials: Iterable[Planned], study: StudySpec | None = None) -> int:
+    def add(self, trials: Iterable[Planned]) -> bool:
+        """Plan `trials` beside what `planned` said last. False, and nothing is planned, if
+        another process has planned something since: what follows from it may be different.
+        """
+        return self._plan.add(trials, self.study, self.code)
+
+    def extend(
+        self,
+        trials: Iterable[Planned],
+        study: StudySpec | None = None,
+        possible: Iterable[Planned] = (),
+    ) -> int:
         """Plan `trials`, which must hold all that is planned already; how many are new.
+
+        possible: what may be planned already beside them, and is not planned here.
 
         A new generation is written only if there are new ones, or if `study`, which goes
         into it, is another than before. Raises UsageError (nothing written) if a planned
         trial is missing from `trials`, or if `study` does more than add to the one before.
         """
-        wanted = tuple(dict.fromkeys(trials))
+        wanted, allowed = tuple(dict.fromkeys(trials)), set(possible)
         for trial in wanted:
             check_id(trial.trial_id)
         while True:
@@ -178,7 +192,7 @@ class Store:
             now = to_plain(self.study)
             new = now if study is None else to_plain(study)
             changed = identity.difference(now, new, "study")
-            gone = planned - set(wanted)
+            gone = planned - set(wanted) - allowed
             if gone or not identity.only_adds(now, new):
                 raise self._not_grown(gone, changed)
             added = tuple(trial for trial in wanted if trial not in planned)
@@ -211,12 +225,19 @@ class Store:
         `quarantined`; where it cannot be moved, it is reported only.
         """
         found = {}
-        for name in self._parts.names("results"):
-            if name.startswith("."):  # NFS leaves .nfs* for files that are open elsewhere
-                continue
-            record = self._parts.checked("results", name, self._read_record)
-            if record is not None:
-                found[name.removesuffix(".json")] = record
+        # Records make no cycles, but looking for some among ten thousand takes a second.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for name in self._parts.names("results"):
+                if name.startswith("."):  # NFS leaves .nfs* for files that are open elsewhere
+                    continue
+                record = self._parts.checked("results", name, self._read_record)
+                if record is not None:
+                    found[name.removesuffix(".json")] = record
+        finally:
+            if collecting:
+                gc.enable()
         self._parts.settle("results")
         return found
 

@@ -27,8 +27,10 @@ from batchcliff.study import grid
 from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.dispatch import Dispatcher, Interrupted
 from batchcliff.study.material import Material, load_material
+from batchcliff.study.micro_batch import check_wanted, wanted_micro_batch
 from batchcliff.study.progress import Progress
-from batchcliff.study.store import Planned, Store
+from batchcliff.study.store import Store
+from batchcliff.study.tuning import UNMEASURED, Choices, Choose, Stages
 from batchcliff.training.arithmetic import arithmetic
 from batchcliff.workloads import own_reference
 
@@ -48,12 +50,19 @@ class RunSummary:
 
 
 def plan_trials(
-    study: StudySpec, material: Material
+    study: StudySpec, stages: Stages, chosen: Choices, material: Material
 ) -> tuple[list[TrialSpec], dict[str, Ledger], list[TrialRecord]]:
-    """All trials, the arithmetic of those that can run, and records of those that cannot."""
-    specs = grid.trials(study, material.dataset.digest, material.workload_digest)
+    """All trials that can be planned with the rates that are chosen, the arithmetic of those
+    that can run, and records of those that cannot."""
+    reported = stages.reported(chosen)
+    specs = [*stages.first, *stages.plain, *reported]
     provenance = functools.partial(grid.provenance_of, study)
     ledgers, reasons = arithmetic(specs, material.facts, provenance)
+    for spec in reported:
+        if spec.validation:  # no rate was found for it, see TunedCell.reported
+            why = reasons.get(spec.trial_id)
+            reasons[spec.trial_id] = f"{UNMEASURED} ({why})" if why else UNMEASURED
+            ledgers.pop(spec.trial_id, None)
     infeasible = [
         TrialRecord(spec=spec, outcome=Outcome.INFEASIBLE, reason=reasons[spec.trial_id])
         for spec in specs
@@ -113,12 +122,18 @@ def run_study(
     extend: bool = False,
     weights: Path | None = None,
     checkpoint_every: float = CHECKPOINT_SECONDS,
+    micro_batch: int | str | None = None,
+    choose: Choose | None = None,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
     With `extend`, `study` may have more trials than the one in the folder, and other texts.
     checkpoint_every: seconds of a trial after which it is saved at the end of an epoch; 0:
     never, and none is looked for.
+    micro_batch: most examples that pass through a network at once in training, "auto", or
+    None for "auto" on a GPU alone (study/micro_batch.py).
+    choose: of a study that tunes its learning rates, takes the best one from a cell's trials
+    (study/tuning.py); the trials that depend on it run after those of all cells.
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
@@ -131,9 +146,13 @@ def run_study(
         )
     device = resolve_device(device)
     devices = devices_of(device)
+    wanted = wanted_micro_batch(micro_batch, device)
     workload_reference = workload_reference or own_reference(study.workload)
     material = load_material(workload_reference, study.data, data)
-    specs, ledgers, infeasible = plan_trials(study, material)
+    stages = Stages(study, material.dataset.digest, material.workload_digest, choose)
+    specs, ledgers, _ = plan_trials(study, stages, {}, material)
+    later, _ = arithmetic(stages.later, material.facts, lambda _: "")
+    check_wanted(wanted, [*specs, *stages.later], ledgers | later)
     with Store.create(
         folder,
         study,
@@ -142,39 +161,50 @@ def run_study(
         accept_code_change=accept_code_change,
         extend=extend,
     ) as store:
-        store.extend([Planned.of(spec) for spec in specs], study if extend else None)
+        store.extend(stages.planned, study if extend else None, stages.possible)
         width = workers or default_workers(device, len(devices))
-        done = store.records()
-        with CheckpointFolder(store.folder) as checkpoints:  # of a run that ended in between
-            checkpoints.drop(done.keys())
-        unique = {spec.trial_id: spec for spec in specs}
+        done, chosen = store.records(), stages.decided(store)
+        CheckpointFolder(store.folder).drop(done.keys())  # of a run that ended in between
+        specs, ledgers, infeasible = plan_trials(study, stages, chosen, material)
+        unique, waiting = {spec.trial_id: spec for spec in specs}, stages.waiting(chosen)
         progress.started(
-            total=len(unique),
+            total=len(unique) + len(waiting),
             done=len(done.keys() & unique.keys()),
-            examples=sum(item.examples for item in ledgers.values()),
+            examples=sum(item.examples for item in ledgers.values())
+            + sum(later[s.trial_id].examples for s in waiting if s.trial_id in later),
             examples_done=sum(ledgers[i].examples for i in done if i in ledgers),
         )
         for item in store.quarantined:
             progress.note(f"quarantined {item}")
-        for record in infeasible:
-            if record.trial_id not in done:
-                store.publish(record)
-                progress.finished(record)
-        missing = [s for i, s in unique.items() if i in ledgers and i not in done]
         setup = {
             **_setup(study, material, data, device, workload_reference),
             "devices": devices,
             "cache": str(store.cache),
             "study": str(store.folder),
             "checkpoint_every": checkpoint_every,
+            "micro_batch": wanted,
             "weights": str(weights) if weights else "",
             "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
-            "workers": -(-min(width, max(len(missing), 1)) // len(devices)),
             "environment": environment(device, width),
         }
-        dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
-        stopped = _until_signalled(dispatcher, missing)
-        return _summary(store, unique, stopped)
+        while True:
+            for record in infeasible:
+                if record.trial_id not in done:
+                    store.publish(record)
+                    progress.finished(record)
+            missing = [s for i, s in unique.items() if i in ledgers and i not in done]
+            setup["workers"] = -(-min(width, max(len(missing), 1)) // len(devices))
+            dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
+            stopped = _until_signalled(dispatcher, missing)
+            former = chosen
+            if stopped is not None or (chosen := stages.decided(store)) == former:
+                return _summary(store, unique, stopped, len(stages.waiting(chosen)))
+            progress.note(f"learning rates are chosen for {len(chosen)} cells")
+            specs, ledgers, infeasible = plan_trials(study, stages, chosen, material)
+            done, unique = store.records(), {spec.trial_id: spec for spec in specs}
+            for spec in stages.reported({k: v for k, v in chosen.items() if k not in former}):
+                if spec.trial_id in done:  # the trial of another arm too, or another process'
+                    progress.finished(done[spec.trial_id])
 
 
 def _about(dataset: Dataset) -> dict[str, Any]:
@@ -249,10 +279,13 @@ def _until_signalled(dispatcher: Dispatcher, missing: list[TrialSpec]) -> int | 
     return None
 
 
-def _summary(store: Store, unique: dict[str, TrialSpec], stopped: int | None) -> RunSummary:
+def _summary(
+    store: Store, unique: dict[str, TrialSpec], stopped: int | None, waiting: int
+) -> RunSummary:
+    """waiting: trials that cannot be told yet, since their rates are not chosen."""
     records = {i: r for i, r in store.records().items() if i in unique}
     outcomes = Counter(str(record.outcome) for record in records.values())
-    missing = len(unique) - len(records)
+    missing = len(unique) - len(records) + waiting
     if stopped is not None:
         code = 128 + stopped
     elif missing:

@@ -103,7 +103,7 @@ class Station:
             check_own(
                 self.material.build, facts.image_shape, facts.num_classes, setup["groups"]
             )
-        self.resident = Resident.of(self.material.dataset, self.device)
+        self.resident, self.held_out = Resident.of(self.material.dataset, self.device), 0.0
         self.checkpoints: CheckpointFolder | None = None
         if setup["checkpoint_every"]:
             self.checkpoints = CheckpointFolder(Path(setup["study"]))
@@ -134,6 +134,21 @@ class Station:
             }
         return self.pretrained[spec.seed]
 
+    def data_of(self, spec: TrialSpec) -> Any:
+        """What the trial may see: a trial that chooses a learning rate, no test set."""
+        from batchcliff.data.resident import Resident
+        from batchcliff.data.validation import held_out
+
+        if spec.validation != self.held_out:
+            self.prepared = None  # free its memory first
+            del self.resident
+            dataset, share = self.material.dataset, spec.validation
+            self.resident = Resident.of(
+                held_out(dataset, share) if share else dataset, self.device
+            )
+            self.held_out = share
+        return self.resident
+
     def saving(self, ids: list[str]) -> contextlib.AbstractContextManager[Checkpoints | None]:
         """The checkpoints of trials that are trained together; None if there are to be none."""
         from batchcliff.training.checkpoint import Checkpoints
@@ -157,17 +172,19 @@ class Station:
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
         alone = self.device.type != "cpu" or self.material.build is not None
         stack = 1 if alone else stack_width(specs)
-        origin = self.origin(specs[0])
+        origin, resident = self.origin(specs[0]), self.data_of(specs[0])
         ready = self.prepared
-        if ready is None or ready.key != shape_key(specs[0]) or ready.stack != stack:
+        shape = (shape_key(specs[0]), stack, job["micro_batch"])
+        if ready is None or (ready.key, ready.stack, ready.most) != shape:
             self.prepared = ready = None  # free its memory first
             classes = self.material.dataset.num_classes
             ready = prepare(
                 specs[0],
-                self.resident,
+                resident,
                 num_classes=classes,
                 stack=stack,
                 user_build=self.material.build,
+                most=job["micro_batch"],
             )
             self.prepared = ready
         groups = [[i] for i in range(len(specs))] if stack == 1 else [list(range(len(specs)))]
@@ -188,7 +205,7 @@ class Station:
                 records = run_trials(
                     [specs[i] for i in group],
                     [ledgers[i] for i in group],
-                    self.resident,
+                    resident,
                     ready,
                     on_progress=progress,
                     code=self.setup["code"],

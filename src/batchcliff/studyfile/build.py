@@ -23,6 +23,7 @@ from batchcliff.studyfile.schema import (
     read,
     read_option,
 )
+from batchcliff.studyfile.tuning import check_equal_tuning, lr_rule
 from batchcliff.studyfile.update_rule import check_exclusion, check_malladi
 from batchcliff.techniques import TECHNIQUES, technique, techniques
 from batchcliff.techniques.update_rules import LAYERWISE, without_use
@@ -55,7 +56,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         batch_sizes=table["batch_sizes"],
         seeds=table["seeds"],
         budget=budget,
-        lr=dataclasses.replace(base.lr, **table.get("lr", {})),
+        lr=lr_rule(document, table.get("lr", {}), base.lr, ("lr",)),
         decay=decay_of(document, table.get("decay", {}), base.decay, budget),
         arms=(),
         settings=settings,
@@ -68,6 +69,7 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
     study = dataclasses.replace(study, arms=_arms(document, table["arms"], study))
     _check_rule(document, study)
     check_malladi(document, study)
+    check_equal_tuning(document, study)
     _check_effects(document, study)
     return study
 
@@ -284,7 +286,8 @@ def _check_effects(document: Document, study: StudySpec) -> None:
             whole = [grid.whole_trial(study, arm, size) for size in study.batch_sizes]
         except UsageError as error:
             raise type(error)(document.message(("arms", arm.name), str(error))) from error
-        ids = tuple(trial.trial_id for trial in whole)
+        tried = grid.rule_of(study, arm)
+        ids = (*(trial.trial_id for trial in whole), repr(tried.tune and tried))
         other = seen.setdefault(ids, arm.name)
         if other != arm.name:
             text = (
@@ -332,7 +335,9 @@ def _arm(
             problems.append((("arms", name), document.message(("arms", name), str(error))))
     if problems:
         return Arm(name=name), problems
-    lr = dataclasses.replace(study.lr, **rates["lr"]) if "lr" in rates else None
+    lr = None
+    if "lr" in rates:
+        lr = lr_rule(document, rates["lr"], study.lr, ("arms", name, "lr"))
     decay = None
     if "decay" in rates:
         path = ("arms", name, "decay")

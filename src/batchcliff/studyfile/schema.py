@@ -184,6 +184,14 @@ def _pair(value: list[float]) -> list[float]:
     return value
 
 
+def _rates(value: list[float]) -> list[float]:
+    if len(value) < 2:
+        raise ValueError("is no choice: at least two rates are needed.")
+    if len(set(value)) < len(value):
+        raise ValueError("has a rate twice: they are distinct.")
+    return value
+
+
 def _scaling(value: str) -> str:
     if value not in SCALING:
         raise ValueError(unknown("rule", value, SCALING))
@@ -215,6 +223,19 @@ class LrTable(_Table):
     scaling: Annotated[str, AfterValidator(_scaling)] | None = Field(
         None, examples=['"linear"']
     )
+    tune: Annotated[list[Positive], AfterValidator(_rates)] | None = Field(
+        None, examples=["[0.05, 0.1, 0.2]"]
+    )
+    trials: Annotated[int, _number(lambda x: x >= 2, "a whole number >= 2")] | None = Field(
+        None, examples=["3"]
+    )
+    tuning_seeds: (
+        Annotated[int, _number(lambda x: 1 <= x <= 1000, "a whole number from 1 to 1000")]
+        | None
+    ) = Field(None, examples=["1"])
+    validation: (
+        Annotated[float, _number(lambda x: 0 < x <= 0.5, "a share above 0, at most 0.5")] | None
+    ) = Field(None, examples=["0.1"])
 
 
 class DecayTable(_Table):

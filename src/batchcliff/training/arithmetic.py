@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from batchcliff.canonical import canonical_json
+from batchcliff.data.validation import num_held_out
 from batchcliff.errors import Infeasible
 from batchcliff.record import BatchStage, Ledger
 from batchcliff.schedules.batch_size import examples
@@ -37,6 +38,19 @@ class DataFacts:
     num_test: int
     num_classes: int
     image_shape: tuple[int, int, int]  # H, W, C
+
+
+def facts_for(spec: TrialSpec, facts: DataFacts) -> DataFacts:
+    """What of the data is the trial's: with `validation`, less to train on, and no test set."""
+    if not spec.validation:
+        return facts
+    count = num_held_out(facts.num_train, spec.validation)
+    if not count:
+        raise Infeasible(
+            f"validation = {spec.validation:g} of {facts.num_train} training examples holds "
+            "out none"
+        )
+    return dataclasses.replace(facts, num_train=facts.num_train - count, num_test=count)
 
 
 def clock_of(spec: TrialSpec, num_train: int) -> Clock:
@@ -141,9 +155,10 @@ def batch_norm_group(spec: TrialSpec, batch_size: int | None = None) -> int:
 def ledger(spec: TrialSpec, facts: DataFacts, lr_provenance: str = "") -> Ledger:
     """The trial's arithmetic. Infeasible with the reason if it cannot run as specified."""
     if spec.batch_size > facts.num_train:
+        without = f" without the {facts.num_test} held out" if spec.validation else ""
         raise Infeasible(
             f"batch size {spec.batch_size} is larger than the training set "
-            f"({facts.num_train} examples)"
+            f"({facts.num_train} examples{without})"
         )
     check_betas(spec.settings.optimizer.betas)
     own = spec.settings.model.name == "own"  # whose batch norm, if any, is not ours to know
@@ -244,8 +259,9 @@ def arithmetic(
         cell = dataclasses.replace(spec, seed=0).trial_id  # the seed changes nothing of it
         if cell not in cells:
             try:
-                counted = ledger(spec, facts, provenance(spec))
-                learning_rates(spec, facts.num_train)
+                own = facts_for(spec, facts)
+                counted = ledger(spec, own, provenance(spec))
+                learning_rates(spec, own.num_train)
                 cells[cell] = counted
             except Infeasible as reason:
                 cells[cell] = str(reason)

@@ -232,6 +232,8 @@ def about(
         *versions(),
         *numerics(device, prepared.compiled, prepared.kernels),
     ]
+    if prepared.micro_batch:
+        surroundings.append(("micro_batch", str(prepared.micro_batch)))
     return {
         "format": FORMAT,
         "trials": "+".join(spec.trial_id for spec in specs),

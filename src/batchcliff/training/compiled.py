@@ -52,7 +52,7 @@ def _captured(
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         for _ in range(WARM_UPS):
-            with rewound(changes):  # each from the start: a short run's logs have no room for all
+            with rewound(changes):  # from the start: a short run's logs hold few
                 function()
     torch.cuda.current_stream(device).wait_stream(side)
     torch.cuda.synchronize(device)

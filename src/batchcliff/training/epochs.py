@@ -146,14 +146,14 @@ def train(
             prepared.model.eval()
             prepared.evaluate()
         follower.queue(first, last)
-        if checkpoints is not None and last < updates:
-            checkpoints.offer(last)
         if number:
             follower.ready(number - 1)
             if on_progress is not None:
                 on_progress(first, updates)
             if not torch.isfinite(follower.host_US[:first]).all(0).any():
                 break
+        if checkpoints is not None and last < updates:
+            checkpoints.offer(last)
     follower.ready(len(follower.events) - 1)
     if on_progress is not None:
         on_progress(updates, updates)

@@ -19,11 +19,13 @@ from batchcliff.data.mixup import mixed, shares
 from batchcliff.optimizers import rule
 from batchcliff.optimizers.stacks import norms
 from batchcliff.spec import Settings
+from batchcliff.training.accumulation import MicroBatches
 from batchcliff.training.loss_scaling import LossScaled
 from batchcliff.training.losses import mean_per_network, training_losses
 from batchcliff.training.precision import precision
 
-# U updates, B batch, S stack, k draws per example, C channel, H height, W width, K classes
+# U updates, B batch, M micro batch, S stack, k draws per example, C channel, H height, W width,
+# K classes
 
 
 class Loop:
@@ -31,6 +33,8 @@ class Loop:
 
     images_NHWC: uint8, on the device. labels_N: int64, on the device.
     rows: most updates that one block (an epoch) holds. updates: of the whole run.
+    micro_batch: examples that pass through the network at once; divides the batch, and holds
+    whole groups of batch norm, which are set for the batch.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Loop:
         rows: int,
         updates: int,
         scale: float,
+        micro_batch: int,
     ) -> None:
         device, kind = images_NHWC.device, settings.augmentation
         self.model, self.settings, self.device = model, settings, device
@@ -54,6 +59,7 @@ class Loop:
         self.scaling = LossScaled(self.rule) if settings.precision == "fp16" else None
         self.rule = self.scaling or self.rule
         self.extras = Extras.of(settings)
+        self.micro_batches = self._in_parts(batch_size, micro_batch)
         block, drawn = (
             (rows, batch_size, stack),
             torch.from_numpy(draw(kind, 0, 0, 1, (8, 8, 1), self.extras)),
@@ -76,18 +82,25 @@ class Loop:
         self.loss_function: Callable[[Tensor, Tensor], Tensor] = self.losses
         self.apply_function = self.rule.update
 
-    def resized(self, batch_size: int, rows: int) -> Loop:
+    def _in_parts(self, batch_size: int, micro_batch: int) -> MicroBatches:
+        overlap = 1 if self.extras.mixup else 0  # the partner of a micro batch's last example
+        return MicroBatches(self.model, batch_size, micro_batch, overlap)
+
+    def resized(self, batch_size: int, rows: int, micro_batch: int) -> Loop:
         """This loop for batches of another size, `rows` of them in a block: the block is its
-        own, and all else the same tensors, so that either may go on where the other ended."""
+        own, and all else the same tensors, so that either may go on where the other ended.
+        Batch norm's groups are set for that size."""
         other, stack = copy.copy(self), self.losses_US.shape[1]
         block = (rows, batch_size, stack)
+        other.micro_batches = self._in_parts(batch_size, micro_batch)
         other.index_UBS = self.index_UBS.new_zeros(block)
         other.draws_UBSk = self.draws_UBSk.new_zeros(*block, self.draws_UBSk.shape[-1])
         other.loss_function, other.apply_function = other.losses, other.rule.update
         return other
 
     def losses(self, index_BS: Tensor, draws_BSk: Tensor) -> Tensor:
-        """Mean training loss of each network on its own batch, float32 [S]."""
+        """Mean training loss of each network on its own examples, float32 [S]: a batch, or a
+        micro batch, with mixup and its last example's partner behind it."""
         stack = index_BS.shape[1]
         images = gather(
             self.settings.augmentation,
@@ -103,6 +116,8 @@ class Loop:
         if self.extras.mixup:
             share_BS = shares(draws_BSk[..., -1])
             images = mixed(images, share_BS)
+            if self.micro_batches.overlap:
+                images, share_BS = images[:-1], share_BS[:-1]
         images = images.contiguous(memory_format=torch.channels_last)
         logits_BSK = self.model(images)
         labels_BS = self.labels_N[index_BS.long()]
@@ -113,25 +128,41 @@ class Loop:
         index_BS = self.index_UBS.index_select(0, self.row.view(1))[0]
         draws_BSk = self.draws_UBSk.index_select(0, self.row.view(1))[0]
         at = self.count.view(1)
-        with precision(self.settings.precision, self.device):
-            losses_S = self.loss_function(index_BS, draws_BSk)
-        loss = losses_S.sum()
-        if self.scaling is not None:
-            loss = loss * self.scaling.scale
-        gradients = torch.autograd.grad(loss, self.parameters)
+        losses_S, *gradients = self.micro_batches.sums(self._backward, index_BS, draws_BSk)
         if self.settings.gradient_norms:
             self._log_norms(gradients, at)
         self.apply_function(
             self.parameters,
-            list(gradients),
+            gradients,
             self.rule.state,
             self.rates_US.index_select(0, at)[0],
         )
         if self.scaling is not None:
             self.logs["skipped"].index_copy_(0, at, self.scaling.skipped.float().view(1, 1))
-        self.losses_US.index_copy_(0, at, losses_S.detach()[None])
+        self.losses_US.index_copy_(0, at, losses_S[None])
         self.row += 1
         self.count += 1
+
+    def look(self, index_BS: Tensor, draws_BSk: Tensor) -> None:
+        """A pass without an update over a whole batch, for batch norm's running statistics."""
+        self.micro_batches.sums(lambda *rows: [self.losses(*rows)], index_BS, draws_BSk)
+
+    def first_pass(self) -> None:
+        """A pass of the loop's first micro batch as it lies there, and nothing else."""
+        with precision(self.settings.precision, self.device):
+            self.micro_batches.first(self.losses, self.index_UBS[0], self.draws_UBSk[0])
+
+    def _backward(self, index_MS: Tensor, draws_MSk: Tensor) -> list[Tensor]:
+        """A micro batch's part of the batch's mean losses [S], and of their sum's gradient,
+        scaled where losses are."""
+        with precision(self.settings.precision, self.device):
+            losses_S = self.loss_function(index_MS, draws_MSk)
+        if self.micro_batches.count > 1:
+            losses_S = losses_S / self.micro_batches.count
+        loss = losses_S.sum()
+        if self.scaling is not None:
+            loss = loss * self.scaling.scale
+        return [losses_S.detach(), *torch.autograd.grad(loss, self.parameters)]
 
     def _log_norms(self, gradients: Sequence[Tensor], at: Tensor) -> None:
         """Norms of the loss' gradient over all parameters, before clipping and decay."""

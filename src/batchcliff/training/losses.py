@@ -75,12 +75,17 @@ def training_losses(
     logits_BSK: Tensor, labels_BS: Tensor, share_BS: Tensor | None, settings: Settings
 ) -> Tensor:
     """The losses that are trained on, [B, S]. share_BS: each example's own share in its
-    mixed image (mixup); None: images are not mixed."""
+    mixed image (mixup); None: images are not mixed.
+
+    labels_BS may have a row more, the last example's partner where that is not the first.
+    """
     losses = functools.partial(LOSSES[settings.loss], smoothing=settings.label_smoothing)
-    own_BS = losses(logits_BSK, labels_BS)
+    batch = len(logits_BSK)
+    own_BS = losses(logits_BSK, labels_BS[:batch])
     if share_BS is None:
         return own_BS
-    return share_BS * own_BS + (1 - share_BS) * losses(logits_BSK, partners(labels_BS))
+    other_BS = losses(logits_BSK, partners(labels_BS)[:batch])
+    return share_BS * own_BS + (1 - share_BS) * other_BS
 
 
 def mean_per_network(losses_BS: Tensor) -> Tensor:

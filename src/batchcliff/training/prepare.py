@@ -23,10 +23,12 @@ from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.models.network import Network
 from batchcliff.randomness import derive
 from batchcliff.spec import TrialSpec
+from batchcliff.training.accumulation import MicroBatches, check_separable
 from batchcliff.training.arithmetic import batch_norm_group, shape_key, timeline_of
 from batchcliff.training.compiled import WARM_UPS, captured, compiles
 from batchcliff.training.evaluate import Evaluation
 from batchcliff.training.loop import Loop
+from batchcliff.training.micro_batch import micro_batch
 from batchcliff.training.own import Build, build_own
 from batchcliff.training.timeline import Timeline
 
@@ -75,6 +77,7 @@ class Prepared:
     user_build: SeededBuild | None
     compiled: bool
     kernels: str  # which hand-written kernels run, or why none does
+    most: int = 0  # examples that may pass through the network at once; 0: any batch
     later: dict[int, Step] = field(default_factory=dict)
     first_group: int | None = None
 
@@ -84,6 +87,20 @@ class Prepared:
         if self.later:
             set_groups(self.model, step.group)
         return step
+
+    def _in_parts(self) -> list[MicroBatches]:
+        loops = [self.loop, *(step.loop for step in self.later.values())]
+        return [loop.micro_batches for loop in loops]
+
+    @property
+    def accumulation(self) -> int:
+        """Micro batches of an update; the most, where the batch size changes."""
+        return max(parts.count for parts in self._in_parts())
+
+    @property
+    def micro_batch(self) -> int:
+        """Most examples at once of the batches that are cut; 0 where none is."""
+        return max((p.size for p in self._in_parts() if p.count > 1), default=0)
 
     def restart(self, specs: list[TrialSpec], rates_US: Tensor) -> None:
         """Initial weights from each trial's seed, an empty log, and the rates [U, S]."""
@@ -133,10 +150,13 @@ def prepare(
     num_classes: int,
     stack: int,
     user_build: Build | None = None,
+    most: int = 0,
 ) -> Prepared:
     """Build, compile, warm up and capture what trials of `spec`'s shape share.
 
-    Raises torch.OutOfMemoryError where the batch does not fit.
+    most: examples that may pass through the network at once; a larger batch is run in micro
+    batches. 0: every batch whole. Raises torch.OutOfMemoryError where that does not fit, and
+    Inseparable where micro batches would not give the result of the whole batch.
     """
     start, device, settings = time.perf_counter(), resident.train_images.device, spec.settings
     shape, timeline = image_shape(resident), timeline_of(spec, len(resident.train_labels))
@@ -146,7 +166,7 @@ def prepare(
         seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
     model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kernels = _kernels(model, spec, timeline, device)
+    kernels = _kernels(model, spec, timeline, device, most)
     set_groups(model, first_group := _group_of(model, spec, first))
     loop = Loop(
         model,
@@ -158,6 +178,7 @@ def prepare(
         rows=_rows(timeline, first),
         updates=timeline.updates,
         scale=resident.scale,
+        micro_batch=micro_batch(spec, first, most),
     )
     evaluation = Evaluation(
         model,
@@ -168,15 +189,16 @@ def prepare(
         evaluations=len(timeline.epochs()) + 1,
         scale=resident.scale,
     )
+    model.train()
+    _check_cut(loop)
     if compiles(device):
         _compile(loop, evaluation)
-    model.train()
     advance = captured(loop.update, loop.tensors(), device)
     model.eval()
     evaluate = captured(evaluation.run, evaluation.tensors(), device)
     model.train()
     later = {
-        size: _later(spec, loop, timeline, size)
+        size: _later(spec, loop, timeline, size, most)
         for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches)
         if size != first
     }
@@ -192,6 +214,7 @@ def prepare(
         user_build=seeded,
         compiled=compiles(device),
         kernels=kernels,
+        most=most,
         later=later,
         first_group=first_group,
     )
@@ -202,23 +225,32 @@ def _rows(timeline: Timeline, batch_size: int) -> int:
     return max(math.ceil(timeline.updates_per_epoch(batch_size)), WARM_UPS)
 
 
-def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int) -> Step:
+def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int, most: int) -> Step:
     """The step of a batch size that comes later in the run, compiled and captured."""
-    own = loop.resized(batch_size, _rows(timeline, batch_size))
     set_groups(loop.model, group := _group_of(loop.model, spec, batch_size))
+    at_once = micro_batch(spec, batch_size, most)
+    own = loop.resized(batch_size, _rows(timeline, batch_size), at_once)
+    _check_cut(own)
     if compiles(loop.device):
         _compile(own)
     return Step(own, captured(own.update, own.tensors(), loop.device), group)
 
 
+def _check_cut(loop: Loop) -> None:
+    """Inseparable where a network of the user's own must not get its batch in parts."""
+    if isinstance(loop.model, Unstacked) and loop.micro_batches.count > 1:
+        check_separable(loop.model.network, loop.first_pass)
+
+
 def _kernels(
-    model: nn.Module, spec: TrialSpec, timeline: Timeline, device: torch.device
+    model: nn.Module, spec: TrialSpec, timeline: Timeline, device: torch.device, most: int = 0
 ) -> str:
     """Let the model run kernels where they serve every batch size of the run; said in words."""
     reason = ""
     for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches):
         set_groups(model, _group_of(model, spec, size))
-        applied, reason = fused_batch_norm(model, device, spec.settings.precision, size)
+        at_once = micro_batch(spec, size, most)
+        applied, reason = fused_batch_norm(model, device, spec.settings.precision, at_once)
         if not applied:
             break
     return reason

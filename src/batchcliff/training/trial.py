@@ -79,7 +79,10 @@ def run_trials(
         code=code,
         data_source=data_source,
         resumed_from=begun.update,
+        micro_batch=prepared.micro_batch,
     )
+    cut = prepared.accumulation
+    ledgers = [dataclasses.replace(ledger, accumulation=cut) for ledger in ledgers]
     logs = {name: log_US.cpu() for name, log_US in prepared.loop.logs.items()}
     records = [
         write_record(
@@ -126,7 +129,7 @@ def reestimate(prepared: Prepared, slots: list[TrialSpec], resident: Resident) -
         for index_BS, draws_BSk in zip(
             index.to(loop.device), draws.to(loop.device), strict=True
         ):
-            yield functools.partial(loop.losses, index_BS, draws_BSk)
+            yield functools.partial(loop.look, index_BS, draws_BSk)
 
     with (
         precision(slots[0].settings.precision, loop.device),
