@@ -11,7 +11,7 @@ demo: $(READY)  ## a study on real data in a minute on two CPU cores; prints whe
 	$(BIN)/batchcliff run digits
 
 test: $(READY)  ## the tests, warnings as errors
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .
@@ -27,8 +27,8 @@ docs: $(READY)  ## write every figure in README and docs from the records in res
 
 # Now and then. docs/reliability.md says what they hold.
 
-gates: $(READY)  ## the reliability and security gates at the size that CI runs
-	BATCHCLIFF_GATES=ci $(BIN)/python -m pytest -n auto tests/gates tests/study tests/report/test_browser.py
+gates: $(READY)  ## the reliability and security gates at their middle size: some ten minutes
+	BATCHCLIFF_GATES=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/gates tests/study tests/report/test_browser.py
 
 soak: $(READY)  ## the same at the large size, for hours; dated result in benchmarks/
 	$(BIN)/python soak/run.py
