@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench docs gates soak fuzz audit lock clean
+.PHONY: demo test check bench bench-report docs gates soak fuzz audit lock clean
 
 demo: $(READY)  ## a study on real data in a minute on two CPU cores; prints where the report is
 	$(BIN)/batchcliff run digits
@@ -20,6 +20,8 @@ check: $(READY)  ## lint, format, types
 
 bench: $(READY)  ## what this machine can measure
 	$(BIN)/python benchmarks/bench_training.py
+
+bench-report: $(READY)  ## how long a report over 10,000 records takes, with a profile: minutes
 	$(BIN)/python benchmarks/bench_report.py
 
 docs: $(READY)  ## write every figure in README and docs from the records in results/
