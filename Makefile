@@ -20,6 +20,8 @@ check: $(READY)  ## lint, format, types
 
 bench: $(READY)  ## what this machine can measure
 	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_models.py
+	$(BIN)/python benchmarks/bench_startup.py
 
 bench-report: $(READY)  ## how long a report over 10,000 records takes, with a profile: minutes
 	$(BIN)/python benchmarks/bench_report.py

@@ -1,11 +1,12 @@
-"""Speed of the fused batch norm: each pass by itself, and the whole training with and without.
+"""Speed of the kernels: each operation by itself, and the whole training with and without.
 
     python benchmarks/bench_kernels.py --batch-sizes 128,1024,8192 --json FILE
 
 Needs a CUDA device. First, for every shape of the article's network, the forward and the
 backward operation on activations that are not in the cache: bytes that they must move, bytes
 a second, the floor (those bytes at the rate of a large copy on this device) and time over
-floor. Then the article's trial as benchmarks/bench_training.py times it, kernels on and off.
+floor; so too for the first convolution with its batch norm. Then the article's trial as
+benchmarks/bench_training.py times it, kernels on and off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from batchcliff.kernels import VARIABLE
 from batchcliff.kernels.batch_norm_relu import batch_norm_relu, batch_norm_relu_backward
+from batchcliff.kernels.thin_convolution import thin_convolution, thin_convolution_backward
 from batchcliff.provenance import code_name, utc_now
 from batchcliff.training.precision import device_name
 from batchcliff.workloads import ARTICLE
@@ -91,30 +93,54 @@ def operations(batch: int, rate: float) -> list[dict[str, object]]:
                 lambda s=s: batch_norm_relu_backward(*s, 1e-3, pool)  # noqa: B023
                 for s in sets
             ]
+            shape = f"{channels} x {size} x {size}{'' if pool == 'none' else ' ' + pool}"
             moved = bytes_moved(batch, channels, size, pool)
-            for what, calls, count in zip(
-                ("forward", "backward"), (forward, backward), moved, strict=True
-            ):
-                seconds = median_seconds(calls)
-                shape = f"{channels} x {size} x {size}{'' if pool == 'none' else ' ' + pool}"
-                print(
-                    f"batch {batch:>5}  {shape:19}"
-                    f"  {what:8} {count / 1e6:7.1f} MB {seconds * 1e6:7.1f} us"
-                    f" {count / seconds / 1e9:6.0f} GB/s, floor {count / rate * 1e6:6.1f} us:"
-                    f" {seconds * rate / count:.2f}",
-                    flush=True,
-                )
-                rows.append(
-                    {
-                        "what": f"{what} {shape}",
-                        "batch_size": batch,
-                        "examples_per_second": round(batch / seconds),
-                        "bytes": count,
-                        "seconds": seconds,
-                        "floor_seconds": count / rate,
-                    }
-                )
+            rows.append(timed(f"forward {shape}", batch, forward, moved[0], rate))
+            rows.append(timed(f"backward {shape}", batch, backward, moved[1], rate))
     return rows
+
+
+def timed(
+    what: str, batch: int, calls: list[Callable[[], object]], count: int, rate: float
+) -> dict[str, object]:
+    """A row for one operation that must move `count` bytes; printed."""
+    seconds = median_seconds(calls)
+    print(
+        f"batch {batch:>5}  {what:32} {count / 1e6:7.1f} MB {seconds * 1e6:7.1f} us"
+        f" {count / seconds / 1e9:6.0f} GB/s, floor {count / rate * 1e6:6.1f} us:"
+        f" {seconds * rate / count:.2f}",
+        flush=True,
+    )
+    return {
+        "what": what,
+        "batch_size": batch,
+        "examples_per_second": round(batch / seconds),
+        "bytes": count,
+        "seconds": seconds,
+        "floor_seconds": count / rate,
+    }
+
+
+def first_convolution(batch: int, rate: float) -> list[dict[str, object]]:
+    """The same for the convolution of images with its batch norm and ReLU. Forward: the images
+    twice, y once. Backward: the images and dy once."""
+    channels, size = SHAPES[0]
+    conv = torch.randn(channels, 3, 3, 3, device="cuda") * 0.3
+    sets = []
+    for _ in range(max(2, math.ceil(OUT_OF_CACHE / (batch * channels * size**2 * 2)))):
+        _, weight, bias = activations(1, channels, size)
+        images = torch.rand(batch, 3, size, size, device="cuda", dtype=torch.bfloat16)
+        images = images.contiguous(memory_format=torch.channels_last)
+        y, mean, var = thin_convolution(images, conv, weight, bias, GROUPS, 1e-3)
+        sets.append((torch.randn_like(y), images, mean, var, weight, bias))
+    forward = [lambda s=s: thin_convolution(s[1], conv, s[4], s[5], GROUPS, 1e-3) for s in sets]
+    backward = [lambda s=s: thin_convolution_backward(*s[:2], conv, *s[2:], 1e-3) for s in sets]
+    read, written = batch * 3 * size**2 * 2, batch * channels * size**2 * 2
+    name = f"first convolution 3 to {channels} x {size} x {size}"
+    return [
+        timed(f"forward {name}", batch, forward, 2 * read + written, rate),
+        timed(f"backward {name}", batch, backward, read + written, rate),
+    ]
 
 
 def trainings(batch: int, epochs: int) -> list[dict[str, object]]:
@@ -158,6 +184,7 @@ def main() -> None:
     if not arguments.operations_only:
         rows += [row for size in sizes for row in trainings(size, arguments.epochs)]
     rows += [row for size in sizes for row in operations(size, rate)]
+    rows += [row for size in sizes for row in first_convolution(size, rate)]
     origin = {
         "device": name,
         "torch": torch.__version__,

@@ -1,11 +1,13 @@
-"""Speed of a report: seconds from a study's folder to its page, and where they go.
+"""Speed of a report: seconds from a study's folder to its page, and where they go; and of
+the other verbs that read every record: status, export, plan.
 
     python benchmarks/bench_report.py --records 10000 --json FILE
 
 Writes a made-up study (4 arms, 10 batch sizes, seeds to make up the number, curves of 100
 epochs) to a temporary folder, then runs `batchcliff report` on it in a process of its own,
 as a user would, and takes the best of a few runs: seconds of the clock and of the CPU, of
-that process and its threads. A profile of one run in this process says what is left.
+that process and its threads. Then the other verbs in the same way. A profile of one run in
+this process says what is left.
 """
 
 from __future__ import annotations
@@ -110,10 +112,20 @@ def make(folder: Path, count: int) -> int:
     return len(cells)
 
 
-def one_run(folder: Path, out: Path) -> tuple[float, float]:
-    """(seconds of the clock, seconds of CPU) of one `batchcliff report`."""
+def verbs(folder: Path, out: Path, seeds: int) -> dict[str, list[str]]:
+    """The words of each command. The plan is that of a recipe, of the same arms in number."""
+    return {
+        "report": ["report", str(folder), "--out", str(out)],
+        "status": ["status", str(folder)],
+        "export": ["export", str(folder)],
+        "plan": ["plan", "digits", "--out", str(folder), "--seeds", str(seeds)],
+    }
+
+
+def one_run(words: list[str]) -> tuple[float, float]:
+    """(seconds of the clock, seconds of CPU) of one command."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "batchcliff", "report", str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "batchcliff", *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after, end = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -140,19 +152,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = chosen.keep or Path(scratch) / "study", Path(scratch) / "out"
         count = make(folder, chosen.records)
-        runs = [one_run(folder, out) for _ in range(chosen.runs)]
-        clock, cpu = min(run[0] for run in runs), min(run[1] for run in runs)
-        target = TARGET if count >= 10_000 else None
-        aim = f"; target {target:g} s, ratio {clock / target:.2f}" if target else ""
-        print(f"report of {count:,} records: {clock:.2f} s, of CPU {cpu:.2f} s{aim}")
+        rows = []
+        for verb, words in verbs(folder, out, count // (len(ARMS) * len(SIZES))).items():
+            runs = [one_run(words) for _ in range(chosen.runs)]
+            clock, cpu = min(run[0] for run in runs), min(run[1] for run in runs)
+            target = TARGET if verb == "report" and count >= 10_000 else None
+            aim = f"; target {target:g} s, ratio {clock / target:.2f}" if target else ""
+            print(f"{verb} of {count:,} records: {clock:.2f} s, of CPU {cpu:.2f} s{aim}")
+            rows.append({"verb": verb, "seconds": clock, "cpu_seconds": cpu, "target": target})
         if chosen.profile:
             profile(folder, out, chosen.profile)
     if chosen.json:
-        result = {"records": count, "seconds": clock, "cpu_seconds": cpu, "target": target,
-                  "runs": chosen.runs, "machine": platform.processor() or platform.machine(),
-                  "python": platform.python_version(), "code": code_name(),
-                  "date": utc_now()[:10]}  # fmt: skip
-        chosen.json.write_text(json.dumps([result], indent=2) + "\n")
+        common = {"records": count, "runs": chosen.runs, "code": code_name(),
+                  "machine": platform.processor() or platform.machine(),
+                  "python": platform.python_version(), "date": utc_now()[:10]}  # fmt: skip
+        chosen.json.write_text(json.dumps([row | common for row in rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":

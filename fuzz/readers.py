@@ -112,6 +112,15 @@ def weights(data: bytes) -> object:
     return None
 
 
+def checkpoint(data: bytes) -> object:
+    """The state of a run that was ended: safetensors, and what it says of itself."""
+    from batchcliff.training.checkpoint import Elsewhere, Unusable, decode
+
+    with contextlib.suppress(Unusable, Elsewhere):
+        return decode(data, seeds.run_state(), seeds.RUN, {3: 1, 6: 2})
+    return None
+
+
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1 << 70, 0.5, float("nan"), float("inf"), "", "ok", "oom", "\ud800",
     "=1+1", "x" * 3000, [], [[]], {}, {"$float": "0"}, {"a": 1}, [None] * 20, "128", "5ep",
@@ -329,6 +338,7 @@ READERS = {
     "attempts": Reader(attempts, seeds.logs, seeds.JSON),
     "table": Reader(table, seeds.tables, seeds.CSV),
     "weights": Reader(weights, seeds.small_weights, seeds.SAFETENSORS),
+    "checkpoint": Reader(checkpoint, seeds.small_checkpoints, seeds.SAFETENSORS),
     "npz": Reader(npz, seeds.small_npz, (*seeds.NPY, *seeds.ZIP)),
     "npy": Reader(npy, seeds.small_npy, seeds.NPY),
     "parquet": Reader(parquet, seeds.small_parquet, (b"PAR1", b"\x15", b"\xff\xff\xff\x7f")),

@@ -83,7 +83,8 @@ def serve(name: str, corpus: Path, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["batchcliff", "tomllib", "json", "zipfile"]):
         import readers
         from watch import watch
-    reader, seeds = readers.ready(name)
+
+        reader, seeds = readers.ready(name)  # in here: some import only what they need
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from batchcliff.data import cifar, images, verify
 from batchcliff.study.sealed import seal
 from batchcliff.studyfile import recipe_names, recipe_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORDS = 2  # in each file of the tiny CIFAR-10
 
@@ -149,6 +155,36 @@ def small_weights() -> list[bytes]:
     from safetensors.torch import save
 
     return [save(dict(torch.nn.Linear(2, 3).state_dict()))]
+
+
+RUN = {"format": "batchcliff checkpoint 1", "trials": "0" * 20, "code": "c",
+       "numerics": '[["threads","1"]]', "weights": ""}  # fmt: skip
+
+
+@functools.cache
+def run_state() -> Mapping[str, Tensor]:
+    """The tensors of a run of six updates and two evaluations, after the first three."""
+    import torch
+
+    return {
+        "model.weight": torch.ones(3, 2),
+        "losses": torch.zeros(6, 1),
+        "row": torch.tensor(0),
+        "count": torch.tensor(3),
+        "evaluation.count": torch.tensor(1),
+        "random.cpu": torch.get_rng_state(),
+    }
+
+
+def small_checkpoints() -> list[bytes]:
+    from batchcliff.training.checkpoint import encode
+
+    said = {"update": "3", "seconds": "0.5"}
+    others = {"code": "d", "numerics": "[]"}
+    whole = [
+        encode(run_state(), {**RUN, **said, name: value}) for name, value in others.items()
+    ]
+    return [encode(run_state(), RUN | said), *whole]
 
 
 CSV = (b",", b"\n", b'"', b"nan", b"inf", b"-1", b"1e999", b"diverged", b"batch_size", b"\x00",

@@ -66,10 +66,13 @@ FIRST_FIELDS = 10 + 3 + 4 + 5 + 5 + 3  # of the first release
 
 def added(cls: Any) -> list[str]:
     """Fields of a dataclass and of those inside of it that came after the first release."""
-    found = [f.name for f in dataclasses.fields(cls) if "added" in f.metadata]
-    for hint in typing.get_type_hints(cls).values():
-        if dataclasses.is_dataclass(hint):  # of what may be None, the field is all
-            found += added(hint)
+    found, hints = [], typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        inner, new = hints[f.name], "added" in f.metadata
+        if not dataclasses.is_dataclass(inner):  # of what may be None, the field is all
+            found += [f.name] if new else []
+        else:
+            found += [g.name for g in dataclasses.fields(inner)] if new else added(inner)
     return found
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
+    from batchcliff.models.convert import convert_ghost_batchnorm
+    from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
     from batchcliff.optimizers import Lamb, Larc, Lars
     from batchcliff.record import Outcome, TrialRecord
     from batchcliff.spec import (
@@ -48,6 +50,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Decay",
+    "GhostBatchNorm2d",
     "Incomplete",
     "Infeasible",
     "Lamb",
@@ -66,6 +69,7 @@ __all__ = [
     "UsageError",
     "Workload",
     "__version__",
+    "convert_ghost_batchnorm",
     "doctor",
     "export",
     "init",
@@ -89,6 +93,8 @@ _WHERE = {
         "StorageError",
         "UsageError",
     ),
+    "models.convert": ("convert_ghost_batchnorm",),
+    "models.ghost_batch_norm": ("GhostBatchNorm2d",),
     "optimizers": ("Lamb", "Larc", "Lars"),
     "record": ("Outcome", "TrialRecord"),
     "spec": (

@@ -1,5 +1,5 @@
-"""The verbs: plan, run, status, report, export, import_, target, advise, init, schedule,
-doctor. The command line calls these.
+"""The verbs: plan, run, status, report, export, import_, target, advise, diagnose, init,
+schedule, doctor. The command line calls these.
 
 Each returns a frozen value and prints nothing. Importing this module imports no torch; only
 `run` and `doctor` do, when they are called.
@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchcliff.canonical import parse_json
+from batchcliff.diagnosing import diagnose
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import ImportReport, find_imported, import_, report_imported
 from batchcliff.planning import (
@@ -55,6 +56,7 @@ __all__ = [
     "Report",
     "Status",
     "advise",
+    "diagnose",
     "doctor",
     "export",
     "find_study",
@@ -99,6 +101,7 @@ class Status:
     quarantined: tuple[str, ...]
     cost: Cost  # of the missing trials
     tuning: tuple[CellStatus, ...] = ()  # the trials that choose rates; validation accuracy
+    search: tuple[str, ...] = ()  # of an adaptive study: what is known of each cliff, in words
 
     @property
     def planned(self) -> int:
@@ -133,6 +136,9 @@ def run(
     weights: str | Path | None = None,
     checkpoint_every: float = 120.0,
     micro_batch: int | str | None = None,
+    deterministic: bool = False,
+    grace: float | None = None,
+    ranks: int = 1,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
@@ -144,13 +150,17 @@ def run(
     checkpoint_every: seconds after which a trial that is under way is saved at the end of an
     epoch, so that a run that is interrupted goes on from there; 0: never;
     micro_batch: most examples that pass through a network at once in training, with the result
-    of the whole batch; "auto": smaller ones after an out-of-memory; None: "auto" on a GPU.
+    of the whole batch; "auto": smaller ones after an out-of-memory; None: "auto" on a GPU;
+    deterministic: the same bits again on the same machine, at some cost in time;
+    ranks: processes that share every batch of a trial, each on a GPU of its own;
+    grace: seconds that trials have to be saved after a signal, None: 8 after Ctrl-C, else 25.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
     check_device(device)
     own = load_workload(workload) if workload else None
     spec = with_weights(resolved(study, own), weights)
+    from batchcliff.stats.search import search
     from batchcliff.stats.tuning import best_lr
     from batchcliff.study import supervisor
 
@@ -169,7 +179,11 @@ def run(
             weights=Path(weights) if weights else None,
             checkpoint_every=checkpoint_every,
             micro_batch=micro_batch,
+            deterministic=deterministic,
+            grace=grace,
+            ranks=ranks,
             choose=best_lr,
+            seek=search,
         )
         exit_code = summary.exit_code
     finally:
@@ -201,12 +215,14 @@ def find_study(name: str | Path) -> Path:
     raise UsageError(f"no study at {printable(name)!r}.{hint}")
 
 
-def _cells(store: Store) -> dict[tuple[str, int], list[TrialRecord | None]]:
+def _cells(
+    store: Store, records: Mapping[str, TrialRecord]
+) -> dict[tuple[str, int], list[TrialRecord | None]]:
     """The records of each cell, under the arm's name of the plan; None for a missing one.
 
     An arm's name is a label and no part of a trial's id, so two arms may share a record.
+    records: of the store, by trial id.
     """
-    records = store.records()
     cells: dict[tuple[str, int], list[TrialRecord | None]] = {}
     for planned in reported_plan(store):
         record = records.get(planned.trial_id)
@@ -224,7 +240,8 @@ def status(study: str | Path) -> Status:
 
     folder = find_study(study)
     with Store.open(folder) as store:
-        cells, tuning = _cells(store), tuning_records(store)
+        records = store.records()
+        cells, tuning = _cells(store, records), tuning_records(store, records)
         spec, bad = store.study, tuple(q.name for q in store.quarantined)
     cells_left = [*cells.items(), *tuning.items()]
     return Status(
@@ -234,7 +251,21 @@ def status(study: str | Path) -> Status:
         quarantined=bad,
         cost=_cost_left(cells_left),
         tuning=tuple(_cell_status(*cell, found) for cell, found in tuning.items()),
+        search=_searched(spec, cells),
     )
+
+
+def _searched(
+    study: StudySpec, cells: dict[tuple[str, int], list[TrialRecord | None]]
+) -> tuple[str, ...]:
+    """What an adaptive study knows of each cliff by the records of its cells."""
+    if study.search is None:
+        return ()
+    from batchcliff.stats.search import brackets
+
+    every = [r for found in cells.values() for r in found if r is not None]
+    found = {(r.spec.arm, r.spec.batch_size, r.spec.seed): r for r in every}
+    return brackets(study, found).lines
 
 
 def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> CellStatus:
@@ -272,7 +303,8 @@ def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
             f"unknown format {printable(format)!r}.{did_you_mean(format, FORMATS)}"
         )
     with Store.open(find_study(study)) as store:
-        found = [r for cell in _cells(store).values() for r in cell if r is not None]
+        cells = _cells(store, store.records())
+    found = [r for cell in cells.values() for r in cell if r is not None]
     rows = tables.trial_rows(found)
     if format == "json":
         return json_text(rows) + "\n"
@@ -292,39 +324,55 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
         shown = report_imported(table, out)
         return Report(page=shown.page, headlines=(*shown.headlines, shown.marks[0]))
     folder = find_study(study)
-    from batchcliff.report import write_report
+    from batchcliff.report.vega import Engine
     from batchcliff.study.store import Store
 
-    with Store.open(folder) as store:
-        records = list(store.records().values())
-        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
-        choices = lr_choices(store)
-        spec, quarantined = store.study, [q.name for q in store.quarantined]
-    place = Path(out) if out is not None else folder / "report"
-    written = write_report(
-        spec, records, cells, place, quarantined=quarantined, choices=choices
-    )
+    with Engine() as engine:  # it starts while records are read
+        with Store.open(folder) as store:
+            records = store.records()
+            cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
+            choices = lr_choices(store, records)
+            spec, quarantined = store.study, [q.name for q in store.quarantined]
+        from batchcliff.report import write_report
+
+        place = Path(out) if out is not None else folder / "report"
+        written = write_report(
+            spec,
+            list(records.values()),
+            cells,
+            place,
+            quarantined=quarantined,
+            choices=choices,
+            engine=engine,
+        )
     summary = parse_json(written.summary.read_bytes())
     return Report(page=written.page, headlines=tuple(summary["headline"]))
 
 
-def target(study: str | Path, accuracy: float) -> tuple[Budget, ...]:
+def target(study: str | Path, accuracy: float | None = None) -> tuple[Budget, ...]:
     """Updates to `accuracy`, a share, at each batch size of each arm, with the knee.
 
-    Only trials that were evaluated during the run can say when they reached it. Raises
-    UsageError if there is no study, or no arm with a measured trial.
+    None: the accuracy of the study's own budget. Only trials that were evaluated during the
+    run can say when they reached it. Raises UsageError if there is no study, no arm with a
+    measured trial, or no accuracy.
     """
     from batchcliff.stats.budget import budget
     from batchcliff.study.store import Store
 
     with Store.open(find_study(study)) as store:
-        cells = _cells(store)
+        cells = _cells(store, store.records())
+        own = store.study.settings.stop.accuracy
+    if accuracy is None and not own:
+        raise UsageError(
+            f"the budget of {printable(study)!r} is no accuracy: name one, such as 0.9"
+        )
     records = [record for found in cells.values() for record in found if record is not None]
     measured = [r for r in records if r.outcome in (Outcome.OK, Outcome.DIVERGED)]
     arms = dict.fromkeys(record.spec.arm for record in measured)
     if not arms:
         raise UsageError(f"{printable(study)!r} has no measured trial yet")
-    return tuple(budget(measured, arm, accuracy) for arm in arms)
+    wanted = own if accuracy is None else accuracy
+    return tuple(budget(measured, arm, wanted) for arm in arms)
 
 
 def advise(study: str | Path) -> Advised:

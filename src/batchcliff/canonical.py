@@ -106,7 +106,7 @@ def from_plain(cls: type[T], value: Any) -> T:
 
     Raises ValueError for a missing or unknown field, so that a record written by another
     version is refused instead of being read as something else; TypeError for a leaf of
-    another type than the field's.
+    another type than the field's. A nested dataclass that is built already is taken as it is.
     """
     return typing.cast(T, _builder(typing.cast(Any, cls))(value))
 
@@ -205,6 +205,8 @@ def _dataclass_builder(cls: Any) -> Builder:
     }
 
     def build(value: Any) -> Any:
+        if type(value) is cls:
+            return value
         if not isinstance(value, dict):
             raise ValueError(f"{cls.__name__}: expected an object, got {type(value).__name__}")
         if unknown := sorted(value.keys() - builders.keys()):

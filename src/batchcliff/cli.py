@@ -16,6 +16,7 @@ import typer
 
 from batchcliff import __version__
 from batchcliff.cli_advise import advise_verb
+from batchcliff.cli_diagnose import diagnose_verb
 from batchcliff.cli_import import import_verb
 from batchcliff.cli_options import (
     OUTPUT,
@@ -24,12 +25,15 @@ from batchcliff.cli_options import (
     Budget,
     CheckpointEvery,
     Data,
+    Deterministic,
     Device,
     DryRun,
     Extend,
+    Grace,
     Json,
     MicroBatch,
     Out,
+    Ranks,
     Seeds,
     Set,
     StudyFolder,
@@ -147,6 +151,8 @@ def plan_verb(
 ) -> None:
     """Say what would run: every trial's arithmetic, what is infeasible, the expected time.
 
+    Of an adaptive study (search = "adaptive"): what is next, what is known, the worst case.
+
     Example: batchcliff plan article --batch-sizes 1024..8192:x2
     """
     from batchcliff import api, show
@@ -187,6 +193,9 @@ def run_verb(
     weights: Weights = None,
     checkpoint_every: CheckpointEvery = 120.0,
     micro_batch: MicroBatch = None,
+    deterministic: Deterministic = False,
+    grace: Grace = None,
+    ranks: Ranks = 1,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -204,8 +213,8 @@ def run_verb(
     progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
     where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
     where |= {"extend": extend, "weights": weights, "checkpoint_every": checkpoint_every}
-    where |= {"accept_code_change": accept_code_change, "workload": workload}
-    where |= {"micro_batch": micro_batch}
+    where |= {"accept_code_change": accept_code_change, "workload": workload, "grace": grace}
+    where |= {"micro_batch": micro_batch, "deterministic": deterministic, "ranks": ranks}
     _finish(api.run(spec, progress=progress, **where), as_json)
 
 
@@ -321,6 +330,7 @@ def init_verb(
 app.command("import")(_guarded(import_verb))
 app.command("target")(_guarded(target_verb))
 app.command("advise")(_guarded(advise_verb))
+app.command("diagnose")(_guarded(diagnose_verb))
 app.command("schedule")(_guarded(schedule_verb))
 
 

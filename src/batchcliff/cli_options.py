@@ -113,6 +113,36 @@ CheckpointEvery = Annotated[
         rich_help_panel=PLACE,
     ),
 ]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        min=0,
+        metavar="SECONDS",
+        help="Time to save what is being trained after a signal; then it is killed. Default: "
+        "8 after Ctrl-C, 25 after others.",
+        show_default=False,
+        rich_help_panel=PLACE,
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="The same bits again, on the same machine with the same versions. Slower.",
+        rich_help_panel=PLACE,
+    ),
+]
+Ranks = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="R",
+        help="Processes that train each trial together, a GPU each: every batch is shared "
+        "equally, with the result of one.",
+        rich_help_panel=PLACE,
+    ),
+]
 MicroBatch = Annotated[
     str | None,
     typer.Option(

@@ -15,6 +15,7 @@ from batchcliff.canonical import to_plain
 from batchcliff.errors import UsageError
 from batchcliff.record import Ledger, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
+from batchcliff.study.adaptive import Adaptive, Seek
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
 from batchcliff.study.printable import printable
@@ -65,6 +66,8 @@ class Plan:
     tuning: tuple[PlannedTrial, ...] = ()
     differences: tuple[str, ...] = ()
     extends: bool = False
+    search: tuple[str, ...] = ()  # of an adaptive study: what is known of each cliff, in words
+    most: int = 0  # of an adaptive study: trials in the worst case; `trials` are those so far
 
     @property
     def done(self) -> int:
@@ -131,8 +134,14 @@ def plan(
     facts, digest, source = _data_facts(spec, Path(data) if data else None, own)
     records, choices, differences, extends = _existing(folder, spec)
     workload_digest = own.digest if own else ""
+    adaptive: Adaptive | None = None
+    said: tuple[str, ...] = ()
+    if spec.search is not None:
+        adaptive = Adaptive(spec, digest, workload_digest, facts, _seek())
+        specs, said = _next_of(adaptive, folder, records)
     cells = tuned_cells(spec, digest, workload_digest)
-    specs = _with_rates(trials(spec, digest, workload_digest), cells, choices)
+    if adaptive is None:
+        specs = _with_rates(trials(spec, digest, workload_digest), cells, choices)
     look = _Look(spec, facts, [*specs, *(t for cell in cells for t in cell.trials)], records)
     tuned = {cell.place: cell for cell in cells}
     waiting = {place for place in tuned if place not in choices or choices[place].missing}
@@ -161,7 +170,43 @@ def plan(
         tuning=tuning,
         differences=differences,
         extends=extends,
+        search=said,
+        most=adaptive.most if adaptive is not None else 0,
     )
+
+
+def _seek() -> Seek:
+    from batchcliff.stats.search import search
+
+    return search
+
+
+def _next_of(
+    adaptive: Adaptive, folder: Path, records: list[TrialRecord]
+) -> tuple[list[TrialSpec], tuple[str, ...]]:
+    """The trials of a search so far and those that are next, and what is known by now.
+
+    Those are the planned ones that have no record, or the next round where all have one.
+    """
+    known = {_label(record.spec): record for record in records}
+    labels = {place: _label(spec) for place, spec in adaptive.specs.items()}
+    planned = _planned_places(folder)
+    found = {p: known[labels[p]] for p in planned if labels.get(p) in known}
+    now = [adaptive.specs[place] for place in planned if place in adaptive.specs]
+    wanted, decided = adaptive.decide(found)
+    if len(found) == len(planned):
+        now += wanted
+    return now, tuple(decided.lines)
+
+
+def _planned_places(folder: Path) -> list[tuple[str, int, int]]:
+    from batchcliff.study.identity import STUDY
+    from batchcliff.study.store import Store
+
+    if not (folder / STUDY).exists():
+        return []
+    with Store.open(folder) as store:
+        return [(p.arm, p.batch_size, p.seed) for p in store.planned()]
 
 
 class _Look:
@@ -213,16 +258,18 @@ def _with_rates(
     return found
 
 
-def lr_choices(store: Store) -> tuple[LrChoice, ...]:
-    """The search of each cell whose learning rate is chosen, in the order of the arms."""
+def lr_choices(store: Store, records: Mapping[str, TrialRecord]) -> tuple[LrChoice, ...]:
+    """The search of each cell whose learning rate is chosen, in the order of the arms.
+
+    records: of the store, by trial id.
+    """
     from batchcliff.stats.tuning import lr_choice
 
-    records, taken = store.records(), dict[Place, float]()
-    for planned in store.planned():
+    found, taken = tuning_records(store, records).items(), dict[Place, float]()
+    for planned in store.planned() if found else ():
         record = records.get(planned.trial_id)
         if record is not None and not record.spec.validation:
             taken[planned.arm, planned.batch_size] = record.spec.lr
-    found = tuning_records(store).items()
     return tuple(lr_choice(*place, tries, taken.get(place)) for place, tries in found)
 
 
@@ -275,9 +322,9 @@ def _existing(
     with Store.open(folder) as store:
         old, new = to_plain(store.study), to_plain(study)
         changed = tuple(difference(old, new))
-        choices = {(c.arm, c.batch_size): c for c in lr_choices(store)}
-        records = list(store.records().values())
-        return records, choices, changed, bool(changed) and only_adds(old, new)
+        records = store.records()
+        choices = {(c.arm, c.batch_size): c for c in lr_choices(store, records)}
+        return list(records.values()), choices, changed, bool(changed) and only_adds(old, new)
 
 
 def _data_facts(

@@ -101,6 +101,7 @@ class Provenance:
     resumed_from: int = field(default=0, metadata=ADDED)
     # most examples at once in training, of batches that were cut; 0: none was
     micro_batch: int = field(default=0, metadata=ADDED)
+    ranks: int = field(default=1, metadata=ADDED)  # processes that shared every batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +122,35 @@ class Transfer:
     old_accuracy: float | None
     old_accuracy_reestimated: float | None
     weights: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probes:
+    """What a trial was probed for (settings.probes), at some of its updates.
+
+    Each tuple but the last two has an entry for each of `updates`, or none at all where it was
+    not asked for; None: not measured there, or not a finite number. Measured on the weights
+    that the update begins with.
+
+    lr: rate of the update.
+    noise_trace, gradient_square: unbiased estimates of tr(Sigma), the variance of one example's
+        gradient summed over the parameters, and of |G|^2, which may come out negative.
+    sharpness: largest eigenvalue of the Hessian of the training loss on a fixed batch, from
+        below; some eigenvalue lies within `sharpness_error` of it.
+    update_ratio: length of the update over that of the weights, for each of `groups`:
+        [groups][updates].
+    first_losses: training losses of updates 0, 1, ... up to 99 or the first bad one.
+    """
+
+    updates: tuple[int, ...] = ()
+    lr: tuple[float, ...] = ()
+    noise_trace: tuple[float | None, ...] = ()
+    gradient_square: tuple[float | None, ...] = ()
+    sharpness: tuple[float | None, ...] = ()
+    sharpness_error: tuple[float | None, ...] = ()
+    update_ratio: tuple[tuple[float | None, ...], ...] = ()
+    groups: tuple[str, ...] = ()
+    first_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +176,9 @@ class TrialRecord:
     # of `updates`, those that loss scaling skipped (precision "fp16")
     skipped_updates: int = field(default=0, metadata=ADDED)
     transfer: Transfer | None = field(default=None, metadata=ADDED)  # with pretraining
+    probes: Probes | None = field(default=None, metadata=ADDED)  # with settings.probes
+    # why an ok trial ended before its budget by settings.stop: "stalled", "target"; else ""
+    ended: str = field(default="", metadata=ADDED)
 
     @property
     def trial_id(self) -> str:

@@ -63,9 +63,14 @@ def show_plan(plan: Plan) -> None:
     """A row for each cell, what is infeasible and why, and the expected time."""
     study = plan.study
     todo = len(plan.trials) - plan.done - plan.infeasible
+    grid = (
+        f"{len(study.arms)} arms x {len(study.batch_sizes)} batch sizes x "
+        f"{len(study.seeds)} seeds"
+    )
+    if study.search is not None:
+        grid = f"the search so far and its next round, at most {plan.most}"
     write(
-        f"study {study.name}: {len(plan.trials)} trials = {len(study.arms)} arms x "
-        f"{len(study.batch_sizes)} batch sizes x {len(study.seeds)} seeds; workload "
+        f"study {study.name}: {len(plan.trials)} trials = {grid}; workload "
         f"{study.workload}, data {study.data}, {study.budget} each"
         + (", or longer" if any(t.spec.budget != study.budget for t in plan.trials) else ""),
         f"data: {plan.data_source}",
@@ -86,6 +91,7 @@ def show_plan(plan: Plan) -> None:
         write(f"infeasible: {reason}")
     if plan.tuning:
         write(*_tuning_lines(plan))
+    write(*plan.search)
     write(f"to run: {todo}, done: {plan.done}, infeasible: {plan.infeasible}")
     write(cost_text(plan.cost))
     if plan.differences:
@@ -189,7 +195,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "expected_basis": plan.cost.basis,
         "differences": list(plan.differences),
         "extends": plan.extends,
-    }
+    } | ({"search": list(plan.search), "most": plan.most} if plan.search else {})
 
 
 def show_status(status: Status) -> None:
@@ -209,6 +215,7 @@ def show_status(status: Status) -> None:
         write_table(
             ("arm", "batch size", "planned", "measured", "missing"), _tuning_rows(status)
         )
+    write(*([""] if status.search else []), *status.search)
     for name in status.quarantined:
         write(f"quarantined: {name} was damaged; its trial runs again")
     if total["missing"] or any(cell.counts["missing"] for cell in status.tuning):
@@ -238,6 +245,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "cells": to_plain(status.cells),
         "tuning": to_plain(status.tuning),
         "quarantined": list(status.quarantined),
+        "search": list(status.search),
         "expected_seconds": status.cost.seconds,
         "expected_basis": status.cost.basis,
     }

@@ -24,6 +24,7 @@ OPTIMIZERS = ("adam", "adamw", "gi-adam", "lamb", "larc", "lars", "radam", "sgd"
 EXCLUDE = ("nothing", "norms-and-biases")
 PRECISIONS = ("bf16", "fp16", "fp16-unscaled", "fp32", "tf32")
 EVALUATIONS = ("running", "reestimated")
+PROBES = ("first-losses", "noise-scale", "sharpness", "update-ratio")
 
 Options = tuple[tuple[str, Any], ...]
 """Options of a technique as a sorted tuple of (name, plain value): hashable, comparable."""
@@ -108,6 +109,27 @@ class Pretraining:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Explosion:
+    """A finite training loss that counts as divergence: more than `factor` times that of
+    update 0, for `updates` in a row. factor 0: none does."""
+
+    factor: float = 0.0
+    updates: int = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """When a trial ends before its budget does (training/stopping.py).
+
+    stalled: duration by which the loss must have left chance; "": it may take all of the run.
+    accuracy: test accuracy, a share, that the trial ends with once it is reached; 0: none.
+    """
+
+    stalled: str = ""
+    accuracy: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything about a trial that is neither an axis of the grid nor a technique."""
 
@@ -127,6 +149,11 @@ class Settings:
     evaluation: str = field(default="running", metadata=ADDED)
     gradient_norms: bool = field(default=False, metadata=ADDED)  # recorded for every update
     pretraining: Pretraining | None = field(default=None, metadata=ADDED)
+    # measured on the way (training/probes.py), before the updates of `probe_at`; (): usual ones
+    probes: tuple[str, ...] = field(default=(), metadata=ADDED)
+    probe_at: tuple[str, ...] = field(default=(), metadata=ADDED)
+    explosion: Explosion = field(default=Explosion(), metadata=ADDED)
+    stop: Stop = field(default=Stop(), metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,8 +215,27 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """How an adaptive study looks for its cliffs (study/adaptive.py).
+
+    precision: factor of batch size between the largest size that holds and the smallest that
+        falls at which an arm's cliff is found. trials, examples: most that are planned; 0: no
+        limit. at_once: trials that are asked for at a time, at least.
+    """
+
+    precision: float = 2**0.5
+    trials: int = 0
+    examples: int = 0
+    at_once: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudySpec:
-    """A set of trials: every arm at every batch size with every seed."""
+    """A set of trials: every arm at every batch size with every seed.
+
+    With `search` only as many of them as it takes to find the cliffs, and at batch sizes
+    between those that are listed.
+    """
 
     name: str
     workload: str
@@ -205,6 +251,7 @@ class StudySpec:
     tolerance: float = 0.02  # loss of accuracy, a share, that counts as the tolerance cliff
     description: str = ""
     published: str = ""  # name of a published curve to compare with, or ""
+    search: Search | None = field(default=None, metadata=ADDED)  # None: the whole grid
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: `trial_id` is kept once it is known

@@ -37,6 +37,7 @@ SIZES = {
     "orphans": Size(10, 30, 200, "runs ended in every way, none of which leaves a process"),
     "signals": Size(8, 30, 200, "signals at random moments of a run"),
     "bad_updates": Size(100, 1_000, 10_000, "updates made not finite"),
+    "rank_faults": Size(2, 4, 4, "ranks that die, and that hang, of a team of two"),
     "fuzz_seconds": Size(1, 10, 0, "seconds of fuzzing for each reader; 0: by executions"),
     "fuzz_runs": Size(0, 0, 1_000_000, "executions of fuzzing for each reader; 0: by seconds"),
 }

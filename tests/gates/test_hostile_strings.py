@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import enum
 import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -19,13 +22,15 @@ from typer.testing import CliRunner, Result
 from batchcliff.cli import app
 from batchcliff.errors import UsageError
 from batchcliff.record import Outcome, TrialRecord
+from batchcliff.report import write_report
 from batchcliff.report.tables import csv_text
 from batchcliff.study import supervisor
 from batchcliff.studyfile import parse_study
 from pretended import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-from hostile import PAYLOADS
+from headless import visit
+from hostile import PAYLOADS, hostile_study
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -176,3 +181,57 @@ def test_control_what_terminals_and_spreadsheets_act_on_is_seen() -> None:
     csv.writer(naive).writerows([[payload] for payload in PAYLOADS])
     assert len(formulas(naive.getvalue())) >= 5
     assert not formulas(csv_text([{"reason": payload} for payload in PAYLOADS]))
+
+
+# --- what a study's folder may say of its trials --------------------------------------------
+
+
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a value, with where it stands."""
+    if dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            yield from texts(getattr(value, f.name), f"{path}.{f.name}")
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from texts(item, path)
+    elif isinstance(value, str) and not isinstance(value, enum.Enum):
+        yield path, value
+
+
+def hostile(value: Any, given: dict[str, str], path: str = "") -> Any:
+    """The value with a payload for every text but an arm's name; the same at the same place,
+    since trials that differ in more than their arms are not compared."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {
+            f.name: hostile(getattr(value, f.name), given, f"{path}.{f.name}")
+            for f in dataclasses.fields(value)
+            if f.name != "arm"
+        }
+        return dataclasses.replace(value, **changed)
+    if isinstance(value, tuple):
+        return tuple(hostile(item, given, path) for item in value)
+    if isinstance(value, str) and not isinstance(value, enum.Enum):
+        return given.setdefault(path, UTF8[len(given) % len(UTF8)])
+    return value
+
+
+UTF8 = [p for p in PAYLOADS if p == p.encode("utf-8", "replace").decode()]  # as ids need it
+
+
+@pytest.mark.browser
+def test_hostile_specs_of_records_run_nothing(tmp_path: Path) -> None:
+    """Records that a stranger wrote, every text of their specs a payload, in a real browser:
+    no script, no request, no message."""
+    study, records, planned, _, _ = hostile_study()
+    given: dict[str, str] = {}
+    moved, poisoned = {}, []
+    for record in records:
+        spec = hostile(record.spec, given)
+        moved[record.trial_id] = spec.trial_id
+        poisoned.append(dataclasses.replace(record, spec=spec))
+        assert {text for place, text in texts(spec) if place != ".arm"} <= set(UTF8)
+    cells = [(arm, size, seed, moved[trial_id]) for arm, size, seed, trial_id in planned]
+    page = write_report(study, poisoned, cells, tmp_path / "report").page
+    seen = visit(page, tmp_path)
+    assert len(given) > 20 and seen.console == () and seen.requests == ()
+    assert "data-state=" in seen.dom, "scripts of ours ran"

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import fake_worker
 import pytest
 from sizes import size
 from study_runs import (
+    PATIENCE,
+    Driver,
     Told,
     accounted,
     all_gone,
@@ -151,11 +154,6 @@ def end_run(how: str, folder: Path, output: Path, rng: random.Random) -> bool:
             assert code == (0 if how == "finish" else 3), one.errors()
             return all_gone(one.mark, seconds=2)
         one.until("trial_started")
-        if (
-            how == "stop and kill"
-        ):  # both must have asked to end with their driver: see the page
-            while len({event["trial_id"] for event in one.events("advanced")}) < 2:
-                time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.2))
         workers = one.workers()
         if how == "stop and kill":
@@ -181,17 +179,56 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def test_control_a_worker_that_asks_for_nothing_is_an_orphan(tmp_path: Path) -> None:
-    """Without PR_SET_PDEATHSIG a worker in the middle of an update outlives its driver."""
-    stuck = json.dumps(dict.fromkeys(range(3), "sleep 600"))
-    immortal = str(Path(__file__).parent / "immortal.py")
+LOOSE = "from batchcliff.study.engines import local\nlocal.leashed_group = lambda: -1"
+
+
+def with_workers(name: str, folder: Path, before: str = "") -> list[str]:
+    """A driver whose workers are the file `name` beside this one; `before`: run first."""
     code = (
-        "import sys, fake_worker, study_runs\n"
-        f"fake_worker.COMMAND = (sys.executable, {immortal!r})\n"
+        f"import sys, fake_worker, study_runs\n{before}\n"
+        f"fake_worker.COMMAND = (sys.executable, {str(Path(__file__).parent / name)!r})\n"
         "sys.exit(study_runs.main(*sys.argv[1:]))"
     )
     options = json.dumps({"seeds": 2, "batch_sizes": [16]})
-    command = [sys.executable, "-c", code, str(tmp_path / "s"), options]
+    return [sys.executable, "-c", code, str(folder), options]
+
+
+@contextlib.contextmanager
+def stopped_at_birth(folder: Path, output: Path, before: str = "") -> Iterator[Driver]:
+    """A driver that is killed while its two workers stand still, stopped before they could
+    ask the kernel to end them with it."""
+    with driver(with_workers("stopped_worker.py", folder, before), output) as one:
+        deadline = time.monotonic() + PATIENCE
+        while len([pid for pid in one.workers() if state_of(pid) == "T"]) < 2:
+            assert time.monotonic() < deadline, one.errors()
+            time.sleep(0.02)
+        send(one.process.pid, signal.SIGKILL)
+        one.wait()
+        yield one
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for it: T is stopped."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def test_a_worker_that_is_stopped_at_birth_ends_with_its_driver(tmp_path: Path) -> None:
+    with stopped_at_birth(tmp_path / "s", tmp_path / "out") as one:
+        assert all_gone(one.mark, seconds=2)
+
+
+def test_control_without_a_leash_it_is_an_orphan(tmp_path: Path) -> None:
+    with stopped_at_birth(tmp_path / "s", tmp_path / "out", LOOSE) as one:
+        assert not all_gone(one.mark, seconds=1)
+
+
+def test_control_a_worker_that_asks_for_nothing_is_an_orphan(tmp_path: Path) -> None:
+    """With neither PR_SET_PDEATHSIG nor a leash, a worker in the middle of an update outlives
+    its driver."""
+    stuck = json.dumps(dict.fromkeys(range(3), "sleep 600"))
+    command = with_workers("immortal.py", tmp_path / "s", LOOSE)
     with driver(command, tmp_path / "out", FAULTS=stuck) as one:
         one.until("advanced", 2)
         send(one.process.pid, signal.SIGKILL)
@@ -205,18 +242,18 @@ def test_control_a_worker_that_asks_for_nothing_is_an_orphan(tmp_path: Path) -> 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
-    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 1.0)
+    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 2.5)
     monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
     monkeypatch.setattr(dispatch, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("FAULTS", json.dumps({"1": "heartbeat"}))
-    monkeypatch.setenv("HEARTBEAT_SECONDS", "4")
+    monkeypatch.setenv("HEARTBEAT_SECONDS", "6")
 
 
 def test_a_heartbeat_is_no_progress(tmp_path: Path, fakes: None) -> None:
     """A worker that says the same twenty times a second hangs all the same."""
     began = time.monotonic()
     assert run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s").exit_code == 3
-    assert time.monotonic() - began < 1 + 10, "the limit and ten seconds"
+    assert time.monotonic() - began < 2.5 + 10, "the limit and ten seconds"
     assert outcomes(tmp_path / "s") == {0: "ok", 1: "failed"}
     assert attempts(tmp_path / "s")[1] == ["hung"]
 
@@ -271,6 +308,46 @@ def test_an_allocation_that_the_host_refuses_is_out_of_memory(
     assert run(study, tmp_path / "s").exit_code == 0
     assert outcomes(tmp_path / "s") == {0: "ok", 1: "oom", 2: "ok"}
     assert attempts(tmp_path / "s")[1] == ["interrupted"], "it uses no attempt up"
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """The list of processes of a control group whose memory the kernel limits to 256 MB."""
+    root = Path("/sys/fs/cgroup")
+    legacy = root / "memory"
+    place = (legacy if legacy.is_dir() else root) / f"batchcliff-test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if legacy.is_dir() else "memory.max"
+    try:
+        place.mkdir()
+        (place / limit).write_text(str(256 << 20))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            place.rmdir()
+        pytest.skip(f"NOT TESTED: this machine lets nobody make a control group: {error}")
+    yield place / "cgroup.procs"
+    for _ in range(100):  # who was killed in there may need a moment to be gone
+        with contextlib.suppress(OSError):
+            place.rmdir()
+            break
+        time.sleep(0.05)
+
+
+def test_a_worker_that_the_kernel_kills_for_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_group: Path
+) -> None:
+    """Really: SIGKILL, no word, and the kernel's count has grown. Once more, alone; then
+    `oom`, and no attempt is used up. The others go on."""
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    monkeypatch.setenv("FAULTS", json.dumps({"1": f"devour {small_group}"}))
+    told = Told()
+    study = study_of(seeds=3, batch_sizes=(16,), base=0.1)
+    assert run(study, tmp_path / "s", told).exit_code == 0
+    assert outcomes(tmp_path / "s") == {0: "ok", 1: "oom", 2: "ok"}
+    assert set(attempts(tmp_path / "s")[1]) == {"interrupted"}
+    reasons = [event[2].reason for event in told.of("finished")]
+    assert [r for r in reasons if r] == [
+        "the kernel killed the worker for lack of memory; it ran alone"
+    ]
 
 
 def test_torchs_allocator_under_a_limit_is_out_of_memory() -> None:

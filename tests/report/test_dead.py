@@ -10,8 +10,8 @@ from synthetic import Synthetic
 
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.report.content import make_content
-from batchcliff.report.dead import ceiling, dead_since
 from batchcliff.report.ledger import FLAGS
+from batchcliff.stats.dead import ceiling, dead_since
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from batchcliff.report import look
 from batchcliff.report.content import make_content
 from batchcliff.report.html import chart_specs
 from batchcliff.report.scales import decades, dodge
-from batchcliff.report.write import static_specs, svg_and_png
+from batchcliff.report.vega import svg_and_png
+from batchcliff.report.write import static_specs
 from batchcliff.spec import Arm
 
 Specs = dict[str, dict[str, Any]]

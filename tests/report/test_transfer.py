@@ -13,7 +13,8 @@ from batchcliff.report.content import Content, make_content, summary_plain, tabl
 from batchcliff.report.html import chart_specs
 from batchcliff.report.text import NOTHING
 from batchcliff.report.transfer import CLASSES, old_chance
-from batchcliff.report.write import static_specs, svg_and_png
+from batchcliff.report.vega import svg_and_png
+from batchcliff.report.write import static_specs
 from batchcliff.spec import Pretraining
 
 

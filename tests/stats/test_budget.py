@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.optimize import least_squares
 from target_studies import KNEE, SIZES, SMIN, record, rising, study
 
@@ -92,7 +93,7 @@ def test_intervals_cover(seeds) -> None:
         for (name, true), estimate in zip(truth.items(), estimates, strict=True):
             covered[name] += estimate.covers(true)
         knee, width = estimates[0], math.log2(estimates[0].high / estimates[0].low)
-        width *= 1.96 / module.stats.t.ppf(0.975, seeds - 1) * math.sqrt(1 - 1 / seeds)
+        width *= 1.96 / stats.t.ppf(0.975, seeds - 1) * math.sqrt(1 - 1 / seeds)
         narrow += abs(math.log2(knee.value / KNEE)) < width / 2
     assert all(0.915 <= count / 300 <= 0.985 for count in covered.values()), covered
     if seeds == 3:

@@ -61,6 +61,7 @@ def work(channel: Channel, job: dict[str, Any]) -> None:
 
 def main(fd: int, parent: int) -> None:
     die_with(parent)
+    os.setsid()
     sys.path.insert(0, str(Path(__file__).parent))
     channel = Channel(fd)
     if channel.receive() is None:

@@ -61,6 +61,18 @@ def misbehave(seed: int) -> str:
             most = 1 << 30
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
             bytearray(most)
+        case "devour":  # more than the control group of the file `argument` may have
+            Path(argument).write_text(str(os.getpid()))
+            bytearray(1 << 30)
+        case "fill" | "hold":  # a GPU: all of its memory, or some gigabytes of it for long
+            import torch
+
+            held = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2)]
+            if name == "hold":
+                Path(argument).touch()
+                time.sleep(600)
+            while True:
+                held.append(torch.empty_like(held[0]))
         case "noise":
             print("noise on stdout", flush=True)
             os.write(1, b"noise on descriptor 1\n")

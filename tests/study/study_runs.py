@@ -23,7 +23,7 @@ from typing import Any
 from batchcliff.errors import BatchcliffError
 from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, Decay, LrRule, StudySpec, TrialSpec
-from batchcliff.study import supervisor
+from batchcliff.study import checkpoints, supervisor
 from batchcliff.study.progress import JsonProgress
 from batchcliff.study.store import Store
 from batchcliff.study.supervisor import RunSummary, run_study
@@ -79,6 +79,9 @@ class Told:
 
     def finished(self, record: TrialRecord) -> None:
         self.events.append(("finished", record.trial_id, record))
+
+    def more(self, *, trials: int, examples: int) -> None:
+        self.events.append(("more", trials, examples))
 
     def note(self, text: str) -> None:
         self.events.append(("note", text))
@@ -217,7 +220,8 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
 
 
 def fake_command(folder: Path, **options: Any) -> list[str]:
-    """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend.
+    """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend; room,
+    that must be free on the disk, in bytes.
 
     With `digits`, overrides of that recipe, it trains for real.
     """
@@ -241,6 +245,7 @@ def main(folder: str, options: str) -> int:
     wanted = json.loads(options)
     workers, digits = wanted.pop("workers", 2), wanted.pop("digits", None)
     extend = wanted.pop("extend", False)
+    checkpoints.LEAST_ROOM = wanted.pop("room", checkpoints.LEAST_ROOM)
     if "batch_sizes" in wanted:
         wanted["batch_sizes"] = tuple(wanted["batch_sizes"])
     if digits is None:

@@ -58,6 +58,28 @@ def command(folder: Path, *more: str) -> list[str]:
             "--device", "cpu", "--json", *more]  # fmt: skip
 
 
+@pytest.mark.parametrize("grace", ["", "0"])
+def test_a_signal_lets_a_run_save_and_the_next_one_goes_on(tmp_path: Path, grace: str) -> None:
+    """TERM in the middle of a trial that would not be saved for two minutes: within the grace
+    it is, at its next update; with a grace of 0, the control, it begins anew."""
+    folder, whole = tmp_path / "s", tmp_path / "whole"
+    with driver(command(whole), tmp_path / "whole.out") as alone:
+        assert alone.wait() == 0, alone.errors()
+    more = ("--grace", grace) if grace else ()
+    with driver(command(folder, *more), tmp_path / "first.out") as first:
+        first.until("advanced", 2)
+        began = time.monotonic()
+        first.process.send_signal(signal.SIGTERM)
+        assert first.wait() == 143, first.errors()
+        assert time.monotonic() - began < 10
+    saved = newest(folder)
+    assert (saved > 0) == (not grace)
+    with driver(command(folder), tmp_path / "last.out") as last:
+        assert last.wait() == 0, last.errors()
+    assert set(resumed_from(folder).values()) == {saved}
+    assert table(folder) == table(whole)
+
+
 def test_gate_kill_9_of_a_run_that_saves(tmp_path: Path) -> None:
     """Twice, each time after a newer checkpoint; then equal to a run that nobody disturbed."""
     folder, whole = tmp_path / "s", tmp_path / "whole"

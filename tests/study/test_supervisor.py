@@ -117,7 +117,7 @@ def test_what_a_plan_says_is_what_a_run_does(
     by_cell = {(r.spec.arm, r.spec.batch_size): r.reason for r in found.values()}
     assert "decay at '10up' is update 10 at batch size 16" in by_cell["none", 16]
     assert "decay at '10up'" in by_cell["none", 64]
-    assert "warmup of 3 updates is longer" in by_cell["warmup", 64]
+    assert "is 3 updates at batch size 64, longer than" in by_cell["warmup", 64]
     assert "larger than the training set" in by_cell["none", 128]
     bad = dataclasses.replace(study, decay=Decay(kind="multistop"))
     for use in (

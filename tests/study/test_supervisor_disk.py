@@ -5,7 +5,9 @@ File systems of its own in a user namespace, so that no root is needed.
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +16,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from study_runs import PATH, PATIENCE, fake_command
+from study_runs import PATH, PATIENCE, attempts, fake_command, outcomes, run, study_of
+
+from batchcliff.errors import StorageError
+from batchcliff.study import checkpoints, files
 
 CHECK = """
 import sys, json
@@ -51,7 +56,7 @@ def can_mount() -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     """Filled while the study runs: 74 and what is needed; with room again the same command
     goes on, and the table is that of a run on a large disk."""
-    run = shlex.join(fake_command(Path("/mnt/s"), seeds=8))
+    run = shlex.join(fake_command(Path("/mnt/s"), seeds=8, room=0))
     check = shlex.join([sys.executable, "-c", CHECK, "/mnt/s"])
     whole = shlex.join(fake_command(tmp_path / "whole", seeds=8))
     checked = shlex.join([sys.executable, "-c", CHECK, str(tmp_path / "whole")])
@@ -83,9 +88,43 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "failed" not in table
 
 
+def test_a_disk_that_is_too_full_to_begin(tmp_path: Path) -> None:
+    """Exit code 74 with what is needed and what there is, before any trial; nothing is called
+    failed, and with room the same command runs."""
+    run = shlex.join(fake_command(Path("/mnt/s"), seeds=2))
+    done = in_namespace(f"""
+        mount -t tmpfs -o size=60m none /mnt
+        set +e
+        {run} > /dev/null; echo $?
+        find /mnt/s/attempts /mnt/s/results -type f
+        mount -o remount,size=70m /mnt
+        {run} > /dev/null; echo $?
+    """)
+    assert done.stdout.split() == ["74", "0"], done
+    needs, has = map(
+        float, re.findall(r"needs ([\d.]+) MB, has ([\d.]+) MB in", done.stderr)[0]
+    )
+    assert needs == 64.0 and 55 < has < 64, done.stderr
+
+
+def test_room_for_two_checkpoints_of_each_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real worker says how large one will be before its first update; the disk that has
+    room for the records, and not for that, is refused, and the trial is nobody's failure."""
+    study, least = study_of(seeds=1, batch_sizes=(16,)), checkpoints.LEAST_ROOM
+    monkeypatch.setattr(files, "free_bytes", lambda _: least + 1)
+    with pytest.raises(StorageError, match=r"needs 64\.\d MB, has 64\.0 MB") as error:
+        run(study, tmp_path / "s", workers=1)
+    assert error.value.errno == errno.ENOSPC
+    assert outcomes(tmp_path / "s") == {} and attempts(tmp_path / "s") == {0: ["storage"]}
+    monkeypatch.setattr(files, "free_bytes", lambda _: least)
+    assert run(study, tmp_path / "s", workers=1, checkpoint_every=0).exit_code == 0
+
+
 def test_a_read_only_disk(tmp_path: Path) -> None:
     """Before the study begins, and when it goes on."""
-    run = shlex.join(fake_command(Path("/mnt/s"), seeds=2))
+    run = shlex.join(fake_command(Path("/mnt/s"), seeds=2, room=0))
     done = in_namespace(f"""
         mount -t tmpfs -o size=8m none /mnt
         mount -o remount,ro /mnt

@@ -54,7 +54,7 @@ def study(seeds: int = 2, sizes: tuple[int, ...] = (8, 16), tuning_seeds: int = 
 
 def chosen(folder: Path) -> dict[tuple[str, int], float | None]:
     with Store.open(folder) as store:
-        return {(c.arm, c.batch_size): c.lr for c in lr_choices(store)}
+        return {(c.arm, c.batch_size): c.lr for c in lr_choices(store, store.records())}
 
 
 def tuned_records(folder: Path) -> list[TrialRecord]:

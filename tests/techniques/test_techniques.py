@@ -66,7 +66,14 @@ REFUSED = {
         OPTIONS | {"seam": "rate"},
         "warmup: unknown option 'seam'. Known: duration, shape, start, start_lr, stepping.",
     ),
-    "missing": ("warmup", {"shape": "linear"}, "warmup: duration is missing."),
+    "missing": (
+        "warmup",
+        {"shape": "linear"},
+        (
+            'warmup: duration is missing. Write e.g. warmup = { shape = "linear", duration = '
+            '"5ep" }.'
+        ),
+    ),
     "shape": (
         "warmup",
         OPTIONS | {"shape": "lineal"},
@@ -156,6 +163,16 @@ def test_a_warmup_from_a_learning_rate() -> None:
         Warmup(duration="5ep", start=0.1, start_lr=0.1)
     with pytest.raises(UsageError, match=r"warmup.start_lr: -1.0 is no learning rate"):
         Warmup(duration="5ep", start_lr=-1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"duration": "0ep"}, {"duration": "5%", "start": 1.0}, {"duration": 0, "start_lr": 0.1}],
+)
+def test_a_warmup_that_is_none_leaves_the_trial_as_it_was(options: dict[str, Any]) -> None:
+    assert Warmup(**options).applied(trial(3.2)) == trial(3.2)
+    real = options | {"duration": "1up"} if "start" not in options else options | {"start": 0.9}
+    assert Warmup(**real).applied(trial(3.2)) != trial(3.2)
 
 
 def trial(lr: float) -> TrialSpec:

@@ -22,7 +22,7 @@ from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.data.resident import Resident
 from batchcliff.optimizers import RULES
 from batchcliff.record import TrialRecord
-from batchcliff.spec import BatchNorm, Decay, Model, TrialSpec
+from batchcliff.spec import PROBES, BatchNorm, Decay, Model, TrialSpec
 from batchcliff.study.grid import with_techniques
 from batchcliff.training.arithmetic import ledger
 from batchcliff.training.checkpoint import Checkpoints, Saved, Unusable, named_state
@@ -168,6 +168,7 @@ OTHER_CASES: dict[str, Case] = {
     ),
     "coded": _case(augmentation="as-coded", optimizer__form="torch", optimizer__nesterov=True),
     "norms": _case(gradient_norms=True),
+    "probes": _case(probes=PROBES, probe_at=("0up", "3up", "1ep", "3ep")),
     "scaled norms": _case(gradient_norms=True, precision="fp16", evaluate_every=0),
     "growing, scaled": _case({"batch-growth": GROWING}, precision="fp16", gradient_norms=True),
     "diverging": _case(

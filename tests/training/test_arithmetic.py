@@ -134,8 +134,15 @@ CANNOT = {
     "warmup longer than the run": (
         {"batch_size": 8192, "budget": "5ep"},
         (
-            "warmup of 36 updates is longer than the whole run (30 updates at batch size "
-            '8192); give it as a share, e.g. "5%"'
+            'warmup.duration = "6ep" is 36 updates at batch size 8192, longer than the whole '
+            'run of 30. Write a share of the run, such as "5%", or a longer budget.'
+        ),
+    ),
+    "warmup of less than half an update": (
+        {"batch_size": 8192, "techniques": (("warmup", (("duration", "0.05ep"),)),)},
+        (
+            'warmup.duration = "0.05ep" is 0.3 of an update at batch size 8192 and rounds to '
+            "nothing. Write a longer one, or leave this batch size out."
         ),
     ),
 }

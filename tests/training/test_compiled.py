@@ -131,7 +131,8 @@ def test_compiled_and_captured_equals_plain(name: str) -> None:
     """Five updates, an evaluation, float32: 1e-3 of the CPU's; warming up left no trace."""
     settings = with_settings(SMALL, model__widths=((8,), (16,)), **GPU_CASES[name])
     resident = small_data(train=80, shape=(8, 8, 3))
-    spec = small_spec(settings=settings, batch_size=16, budget="5up")
+    # Seed 3: no two values that max pooling chooses between are within rounding of each other.
+    spec = small_spec(settings=settings, batch_size=16, budget="5up", seed=3)
     rates = torch.tensor([0.02, 0.05, 0.1, 0.01, 0.03])[:, None]
     runs: list[dict[str, Tensor]] = []
     for place in (resident, on_gpu(resident)):

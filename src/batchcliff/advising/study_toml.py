@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchcliff.schedules.decays import DECAYS
-from batchcliff.spec import Arm, Decay, LrRule, Settings, StudySpec
+from batchcliff.spec import Arm, Decay, LrRule, Search, Settings, StudySpec
 from batchcliff.stats.advice import Advice, Recommendation
 from batchcliff.study.grid import whole_trial
 from batchcliff.techniques.batch_warmup import BatchWarmup
@@ -43,6 +43,7 @@ def confirming(study: StudySpec, advice: Advice, found: Recommendation) -> Study
         batch_sizes=tuple(sorted(sizes)),
         seeds=tuple(range(first, first + count)),
         arms=tuple(arms),
+        search=None,
         description=f"Confirms batch size {found.batch_size} of arm {found.arm!r}, as advised "
         f"by the study {study.name!r}, with new seeds and a finer grid.",
         published="",
@@ -96,6 +97,8 @@ def study_toml(study: StudySpec, head: tuple[str, ...] = ()) -> str:
         f"tolerance = {_value(study.tolerance)}",
         f"published = {_value(study.published)}",
     ]
+    if study.search is not None:
+        lines.append(f"search = {_value(_search(study.search))}")
     settings = _settings(study.settings, None if base is None else base.settings)
     if settings:
         lines += ["", "[settings]", *(f"{key} = {_value(v)}" for key, v in settings.items())]
@@ -121,6 +124,14 @@ def _lr(rule: LrRule) -> dict[str, Any]:
         return {"base": rule.base, **scaled}
     search = {"tuning_seeds": rule.tuning_seeds, "validation": rule.validation}
     return {"tune": rule.tune, **search, **scaled}
+
+
+def _search(search: Search) -> dict[str, Any]:
+    """The keys of a search; a limit of 0, which is none, cannot be written."""
+    limits = {"trials": search.trials, "examples": search.examples}
+    given = {name: limit for name, limit in limits.items() if limit}
+    at_once = {"at_once": search.at_once}
+    return {"kind": "adaptive", "precision": search.precision, **given, **at_once}
 
 
 def _decay(decay: Decay) -> dict[str, Any]:

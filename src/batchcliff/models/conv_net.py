@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from batchcliff.kernels.layers import convolved_relu
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, Statistics, keep
 from batchcliff.models.network import Network, slices
 from batchcliff.spec import BatchNorm
@@ -77,12 +78,13 @@ class ConvNet(Network):
         for i, block in enumerate(self.blocks):
             layers = list(block.children())  # convolution, batch norm, ReLU, and again
             for at in range(0, len(layers), 3):
-                norm = layers[at + 1]
+                conv, norm = layers[at], layers[at + 1]
+                assert isinstance(conv, nn.Conv2d)
                 assert isinstance(norm, GhostBatchNorm2d)
                 pool = "none"
                 if at + 3 == len(layers):
                     pool = "2x2" if i + 1 < len(self.blocks) else self.last_pool
-                x = norm.relu(layers[at](x), pool=pool, later=statistics)
+                x = convolved_relu(conv, norm, x, pool=pool, later=statistics)
         keep(statistics)
         if self.stack == 1:
             logits_BK: Tensor = self.head(x)

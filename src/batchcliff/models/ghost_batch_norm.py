@@ -32,9 +32,11 @@ class GhostBatchNorm2d(nn.Module):
     training batch that is not a multiple of `group` where shards > 1, and for a group of one
     single value.
     fused: `relu` runs the Triton kernels of `batchcliff.kernels`; see `fused_batch_norm`.
+    convolves: and `batchcliff.kernels.layers` runs the convolution before it by kernels too.
     """
 
     fused: bool = False
+    convolves: bool = False
     running_mean: Tensor
     running_var: Tensor
 
@@ -83,7 +85,7 @@ class GhostBatchNorm2d(nn.Module):
         few launches so, not in some for each.
         """
         odd = pool == "2x2" and (x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2)
-        if not self.fused or odd or not self._is_served(x_BCHW):
+        if not self.fused or odd or not self.is_served(x_BCHW):
             y = F.relu(self(x_BCHW))
             if pool == "all":
                 return y.mean((2, 3))
@@ -113,7 +115,7 @@ class GhostBatchNorm2d(nn.Module):
             later.append(statistics)
         return normal[0]
 
-    def _is_served(self, x_BCHW: Tensor) -> bool:
+    def is_served(self, x_BCHW: Tensor) -> bool:
         """Whether the kernels have this case: groups and shards of equal size, and gradients
         in training only. `fused_batch_norm` looks at the rest beforehand."""
         if self.training:

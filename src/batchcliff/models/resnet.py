@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
+from batchcliff.kernels.layers import convolved_relu
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, Statistics, keep
 from batchcliff.models.network import Network
 from batchcliff.spec import BatchNorm
 
@@ -37,7 +38,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        inner = F.relu(self.norm1(self.conv1(x_BCHW)))
+        inner = _convolved(self.conv1, self.norm1, x_BCHW)
         return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x_BCHW))
 
 
@@ -74,9 +75,14 @@ class ResNet(Network):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits [B, 1, K]."""
-        x = self.blocks(F.relu(self.stem_norm(self.stem(x_BCHW))))
+        x = self.blocks(_convolved(self.stem, self.stem_norm, x_BCHW))
         logits_BK: Tensor = self.head(x.mean((2, 3)))
         return logits_BK.unsqueeze(1)
+
+    def relu_norms(self) -> list[GhostBatchNorm2d]:
+        """The layers that run as one operation with their ReLU (batchcliff.kernels): not those
+        that a sum comes after."""
+        return [self.stem_norm, *(b.norm1 for b in self.blocks if isinstance(b, Block))]
 
     @torch.no_grad()
     def initialise(self, kind: str, seeds: list[int]) -> None:
@@ -86,6 +92,14 @@ class ResNet(Network):
             for block in self.blocks:
                 assert isinstance(block, Block)
                 block.norm2.weight.zero_()
+
+
+def _convolved(conv: nn.Conv2d, norm: GhostBatchNorm2d, x_BCHW: Tensor) -> Tensor:
+    """Convolution, batch norm and ReLU."""
+    later: list[Statistics] = []
+    y = convolved_relu(conv, norm, x_BCHW, pool="none", later=later)
+    keep(later)
+    return y
 
 
 def _conv(previous: int, channels: int, size: int, stride: int) -> nn.Conv2d:

@@ -14,6 +14,8 @@ from batchcliff.report.curves import (
     learning_rate_curves,
     training_curves,
 )
+from batchcliff.report.diagnosis import diagnosis_table, noise_table, probe_curves
+from batchcliff.report.early import early_notes, search_notes
 from batchcliff.report.figures import (
     AccuracyByBatch,
     CurvePanels,
@@ -41,6 +43,8 @@ from batchcliff.report.transfer import TransferByBatch, transfer_figure, transfe
 from batchcliff.report.tuning import tuning_table, tuning_warnings
 from batchcliff.report.words import CliffRow, cliff_rows, headline
 from batchcliff.spec import StudySpec, TrialSpec
+from batchcliff.stats.diagnose import Diagnosis, diagnose
+from batchcliff.stats.noise_scale import NoiseScaleRow, noise_scale_rows
 from batchcliff.stats.summary import StudySummary, summarize
 from batchcliff.stats.tuning import LrChoice
 
@@ -72,6 +76,9 @@ class Content:
     notes: tuple[str, ...]
     quarantined: tuple[str, ...]
     choices: tuple[LrChoice, ...] = ()  # of learning rates; none where they follow a rule
+    diagnosis: Diagnosis
+    noise: tuple[NoiseScaleRow, ...]  # none without probes
+    probes: dict[str, CurvePanels]  # by name; none without probes
 
 
 def make_content(
@@ -90,9 +97,10 @@ def make_content(
     curve, and records that contradict each other (`stats.summarize` says which).
     """
     joined = join(planned, _answers(records, planned))
+    specs = planned_specs(joined, study)
     summary = summarize(
         joined.records,
-        planned_specs(joined, study),
+        specs,
         study.reference_arm,
         study.tolerance if delta is None else delta,
         level,
@@ -125,9 +133,18 @@ def make_content(
         environment=places,
         warnings=(*warnings(ledger, places, joined, aside), *tuning_warnings(choices)),
         data_note=data_note,
-        notes=(*summary.notes, *evaluation_note(joined), *notes),
+        notes=(
+            *summary.notes,
+            *search_notes(study, joined),
+            *early_notes(joined),
+            *evaluation_note(joined),
+            *notes,
+        ),
         quarantined=aside,
         choices=tuple(choices),
+        diagnosis=diagnose(joined.records, specs, summary),
+        noise=noise_scale_rows(joined.labelled, summary),
+        probes=probe_curves(joined, slot_of),
     )
 
 
@@ -148,6 +165,10 @@ def tables(content: Content) -> dict[str, Table]:
         pages.ledger_table(content.ledger),
         pages.outcomes_table(content.joined),
     ]
+    if content.diagnosis.cells:
+        found.append(diagnosis_table(content.diagnosis))
+    if content.noise:
+        found.append(noise_table(content.noise))
     if content.transfer is not None:
         found.append(transfer_table(content.joined, content.summary.level))
     if content.choices:
@@ -166,10 +187,15 @@ def summary_plain(content: Content) -> dict[str, Any]:
         "counts": content.counts,
         "figures": {"accuracy": content.accuracy, "differences": content.differences}
         | ({} if content.transfer is None else {"transfer": content.transfer}),
+        "diagnosis": content.diagnosis,
         "published": content.published_rows,
         "ledger": content.ledger,
         "environment": content.environment,
         "warnings": content.warnings,
         "notes": content.notes,
         "quarantined": content.quarantined,
-    } | ({"learning_rates": content.choices} if content.choices else {})
+    } | {
+        name: value
+        for name, value in (("learning_rates", content.choices), ("noise", content.noise))
+        if value
+    }

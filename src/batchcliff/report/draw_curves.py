@@ -79,6 +79,10 @@ def _panel(
         "strokeDash": arms.dash(),
     }
     layers = [layer(name, "line", line, strokeWidth=1.4, opacity=0.8, clip=True)]
+    if figure.line is not None:
+        data[f"{name}-limit"] = [{"value": figure.line}]
+        across = {"y": _value_axis(figure, every)}
+        layers.append(layer(f"{name}-limit", "rule", across, strokeDash=[3, 3], opacity=0.6))
     if panel.named:
         data[f"{name}-ends"] = _curve_ends(panel, arms)
         words = at | {"text": text("label"), "color": arms.colour(legend)}
@@ -102,7 +106,8 @@ def _value_axis(figure: CurvePanels, curves: list[Curve]) -> Spec:
     if figure.quantity == "test accuracy":
         axis: dict[str, Any] = {"format": ".0%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
         return place("value", title=None, scale={"domain": [0, 1]}, axis=axis)
-    domain, ticks = decades([value for curve in curves for _, value in curve.points])
+    shown = [value for curve in curves for _, value in curve.points]
+    domain, ticks = decades(shown if figure.line is None else [*shown, figure.line])
     scale = {"type": "log", "domain": domain, "nice": False}
     return place("value", title=None, scale=scale, axis={"format": "~g", "values": ticks})
 

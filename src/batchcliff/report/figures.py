@@ -139,6 +139,7 @@ class CurvePanels:
     quantity: str  # "test accuracy", "training loss", "learning rate", "gradient norm"
     panels: tuple[Panel, ...]
     place: str = "epoch"  # counted from 1; or "update", from 0
+    line: float | None = None  # of the quantity, drawn across every panel
 
 
 def slots(joined: Joined, published: Published | None = None) -> dict[str, int]:

@@ -15,7 +15,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import vl_convert
 
 from batchcliff.report import draw, draw_curves, draw_transfer, look
 from batchcliff.report.content import Content, tables
@@ -29,10 +28,10 @@ from batchcliff.report.transfer import left_text
 LONG_TABLE = 24  # rows; longer ones are folded
 
 
-def render(content: Content, files: dict[str, tuple[str, ...]]) -> str:
-    """The whole page. `files`: figure name -> files that lie beside the page."""
-    charts = chart_specs(content)
-    script, glue = bundle(), resource("page.js")
+def render(content: Content, files: dict[str, tuple[str, ...]], script: str) -> str:
+    """The whole page. `files`: figure name -> files that lie beside the page; `script`: of
+    `vega.bundle`."""
+    charts, glue = chart_specs(content), resource("page.js")
     style = resource("page.css") + _arm_styles(content)
     template = environment().get_template("template.html.jinja")
     return template.render(
@@ -82,20 +81,10 @@ def curve_figures(content: Content) -> dict[str, CurvePanels]:
         "training-loss": loss,
         "gradient-norm-first": first_norms,
         "gradient-norm": norms,
+        **content.probes,
         "learning-rate": content.learning_rates,
     }
     return {name: figure for name, figure in named.items() if figure.panels}
-
-
-@functools.cache
-def bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one inline script."""
-    text = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-    text = text.replace("\r\n", "\n").replace(
-        "\r", "\n"
-    )  # as an HTML parser would, for the hash
-    assert "</script" not in text.lower() and "<!--" not in text
-    return text
 
 
 def script_json(value: Any) -> str:

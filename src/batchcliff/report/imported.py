@@ -20,8 +20,9 @@ from batchcliff.report.figures import AccuracyByBatch, Line, Point, cliff_bands,
 from batchcliff.report.pagetables import Table
 from batchcliff.report.tables import markdown_cell, markdown_table
 from batchcliff.report.text import clean, clean_tree, plural
+from batchcliff.report.vega import svg_and_png
 from batchcliff.report.words import cliff_rows, headline
-from batchcliff.report.write import svg_and_png, write_files
+from batchcliff.report.write import write_files
 from batchcliff.stats.cells import Cell, Ending, make_cell
 from batchcliff.stats.summary import StudySummary, gaps, summarize_cells
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Trial:
     spec: TrialSpec | None = None  # where the plan gives it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is cut out of ten thousand trials is kept
 class Joined:
     """Every planned trial in the plan's order, and what did not fit the plan."""
 
@@ -33,12 +34,12 @@ class Joined:
     strangers: int  # records whose trial id is not planned; left out of everything
     duplicates: int  # records of an id that had one already; the first is kept
 
-    @property
+    @functools.cached_property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms, in the plan's order."""
         return tuple(dict.fromkeys(t.arm for t in self.trials))
 
-    @property
+    @functools.cached_property
     def batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes, ascending."""
         return tuple(sorted({t.batch_size for t in self.trials}))

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchcliff.record import BatchStage, Ledger, Outcome, Provenance, TrialRecord
-from batchcliff.report.dead import dead_since
 from batchcliff.report.join import Joined, Trial
 from batchcliff.report.text import clean, percent, plural, points
+from batchcliff.stats.dead import dead_since
 
 # Where a flag is raised. A flag says "look here", it does not say "wrong".
 MAX_DROPPED_SHARE = 0.05  # of an epoch's examples

@@ -20,7 +20,7 @@ TRIAL_COLUMNS = (
     "compile_seconds", "examples_per_second", "lr", "budget", "first_bad_update", "workload",
     "data", "precision", "skipped_updates", "first_gradient_norm", "max_gradient_norm",
     "weight_distance", "old_accuracy_before", "old_accuracy", "old_accuracy_reestimated",
-    "device", "reason", "trial_id",
+    "ended", "device", "reason", "trial_id",
 )  # fmt: skip
 
 
@@ -72,8 +72,9 @@ def trial_rows(records: Iterable[TrialRecord]) -> list[dict[str, Any]]:
     Accuracies are shares in [0, 1]; `updates` were applied, `planned_updates` were to be;
     `examples`: read by the updates applied; `skipped_updates`: of those, by loss scaling.
     Gradient norms where they were recorded: of update 0, and the largest of the epochs before
-    the first bad update. The weights' distance and the old task's accuracies where a network
-    was fine-tuned (`record.Transfer`). Sorted by arm, batch size, seed and id.
+    the first bad update. `ended`: why before the budget, "stalled" or "target"; else "". The
+    weights' distance and the old task's accuracies where a network was fine-tuned
+    (`record.Transfer`). Sorted by arm, batch size, seed and id.
     """
     rows = [_trial_row(record) for record in records]
     rows.sort(key=lambda r: (r["arm"], r["batch_size"], r["seed"], r["trial_id"]))
@@ -112,6 +113,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "old_accuracy_before": transfer.old_accuracy_before if transfer else None,
         "old_accuracy": transfer.old_accuracy if transfer else None,
         "old_accuracy_reestimated": transfer.old_accuracy_reestimated if transfer else None,
+        "ended": record.ended,
         "device": where.device if where else None,
         "reason": record.reason,
         "trial_id": record.trial_id,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import vl_convert
 
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import StorageError
@@ -22,11 +19,9 @@ from batchcliff.report.markdown import results_markdown
 from batchcliff.report.scales import Spec
 from batchcliff.report.tables import csv_text, trial_rows
 from batchcliff.report.text import clean_tree
+from batchcliff.report.vega import Engine
 from batchcliff.spec import StudySpec
 from batchcliff.stats.tuning import LrChoice
-
-CLIP = re.compile(r"(?<=[\"#])clip(\d+)(?=[\")])")  # in id="clip7" and url(#clip7)
-PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +46,19 @@ def write_report(
     delta: float | None = None,
     level: float = 0.95,
     choices: Sequence[LrChoice] = (),
+    engine: Engine | None = None,
 ) -> ReportFiles:
     """Write index.html, the figures as SVG and PNG, results.csv, results.md, summary.json.
 
     `planned`: every trial of the plan, as a `TrialSpec` or (arm, batch size, seed, trial
     id). `choices`: how learning rates were chosen, where they were. `notes` and
-    `quarantined` are shown as they come. Each file is replaced in one
+    `quarantined` are shown as they come. `engine`: one that was started before, which is left
+    to the caller. Each file is replaced in one
     step, so that a reader never meets half of one. Raises UsageError for contradictory
     inputs (nothing is written then) and StorageError if the folder cannot be written.
     """
-    with ThreadPoolExecutor(max_workers=2) as pool:  # Vega's engines run outside of the GIL
-        bundle = pool.submit(html.bundle)
+    with contextlib.ExitStack() as stack:
+        drawing = engine if engine is not None else stack.enter_context(Engine())
         content = make_content(
             study,
             records,
@@ -72,14 +69,13 @@ def write_report(
             level=level,
             choices=choices,
         )
-        drawn = {name: pool.submit(svg_and_png, s) for name, s in static_specs(content).items()}
-        bundle.result()
+        drawn = {name: drawing.draw(spec) for name, spec in static_specs(content).items()}
         beside: dict[str, tuple[str, ...]] = {
             name: (f"{name}.svg", f"{name}.png") for name in drawn
         }
         texts = _texts(content)
         beside["all"] = (*itertools.chain(*beside.values()), *texts)
-        texts["index.html"] = html.render(content, beside).encode()
+        texts["index.html"] = html.render(content, beside, drawing.bundle()).encode()
         files: dict[str, bytes] = {}
         for name, both in drawn.items():
             files[f"{name}.svg"], files[f"{name}.png"] = both.result()
@@ -106,21 +102,6 @@ def static_specs(content: Content) -> dict[str, Spec]:
     for name, figure in html.curve_figures(content).items():
         specs[name] = draw_curves.panels_chart(figure)
     return specs
-
-
-def svg_and_png(spec: Spec) -> tuple[bytes, bytes]:
-    """(SVG, PNG) of one figure; of small charts, a PNG pixel by pixel."""
-    svg = _renumber(vl_convert.vegalite_to_svg(spec))
-    png = vl_convert.svg_to_png(svg, scale=1.0 if "concat" in spec else PNG_SCALE)
-    return svg.encode(), png
-
-
-def _renumber(svg: str) -> str:
-    """Vega numbers clip paths over the life of the process; the same picture must be the
-    same bytes, so they are numbered anew from 0.
-    """
-    numbers = {n: i for i, n in enumerate(dict.fromkeys(CLIP.findall(svg)))}
-    return CLIP.sub(lambda found: f"clip{numbers[found[1]]}", svg)
 
 
 def _texts(content: Content) -> dict[str, bytes]:

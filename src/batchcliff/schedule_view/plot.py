@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from batchcliff.errors import StorageError, UsageError
-from batchcliff.report import html, text
+from batchcliff.report import html, text, vega
 from batchcliff.report.scales import Arms, Data, Row, Spec, Width, finish, layer, place, tips
 from batchcliff.schedule_view.view import Schedule, View
 from batchcliff.study.printable import printable
@@ -100,7 +100,7 @@ def _page(spec: Spec, title: str) -> str:
     glue = files.joinpath("report", "page.js").read_text(encoding="utf-8")
     style = files.joinpath("report", "page.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    script = html.bundle()
+    script = vega.bundle()
     return environment.from_string(template).render(
         title=title,
         policy=html.policy([script, glue], style),

@@ -228,9 +228,9 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
 
 
 def rates(
-    name: str, warmup: int, count: int, peak: float = 1.0, start: float | None = None
+    convention: str, warmup: int, count: int, peak: float = 1.0, start: float | None = None
 ) -> list[float]:
-    """Rates that updates 0 .. count-1 use under the convention `name`, warmup over `warmup`.
+    """Rates that updates 0 .. count-1 use under a `convention`, by name, with that `warmup`.
 
     `warmup = 0` is no warmup, in every convention (some of the libraries crash or keep the
     start rate for ever). `start` is a factor of the peak; None: the library's default. For
@@ -240,26 +240,27 @@ def rates(
         UsageError: an unknown name, a warmup too short for the library, a negative count, or
             a `start` where it takes none.
     """
-    if name not in CONVENTIONS:
-        raise UsageError(f"unknown convention {name!r}.{did_you_mean(name, CONVENTIONS)}")
-    convention = CONVENTIONS[name]
+    if convention not in CONVENTIONS:
+        hint = did_you_mean(convention, CONVENTIONS)
+        raise UsageError(f"unknown convention {convention!r}.{hint}")
+    found = CONVENTIONS[convention]
     if warmup < 0 or count < 0:
         raise UsageError(f"warmup = {warmup}, count = {count}: neither can be negative.")
     if warmup == 0 or count == 0:
         return [peak] * count
-    if warmup < convention.minimum:
+    if warmup < found.minimum:
         raise UsageError(
-            f"{name} has no warmup over {warmup} updates: at least {convention.minimum}."
+            f"{convention} has no warmup over {warmup} updates: at least {found.minimum}."
         )
-    if start is not None and not convention.takes_start:
+    if start is not None and not found.takes_start:
         raise UsageError(
-            f"{name} always starts by its own formula: leave out start = {start!r}."
+            f"{convention} always starts by its own formula: leave out start = {start!r}."
         )
     if start is not None and not (math.isfinite(start) and start >= 0):
         raise UsageError(f"start = {start!r}: write a factor of the peak, such as 0.1.")
-    if name == "torch" and start == 0:
+    if convention == "torch" and start == 0:
         raise UsageError("torch's LinearLR refuses start = 0. Write a start above 0.")
-    return convention.rates(warmup, count, peak, start)
+    return found.rates(warmup, count, peak, start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,14 @@ class Clock:
     def updates(self, duration: DurationLike) -> int:
         """Fewest updates that show at least `duration`.
 
+        Raises:
+            UsageError: a malformed duration, or "%" while `total` is not set.
+        """
+        return math.ceil(self.exactly(duration))
+
+    def exactly(self, duration: DurationLike) -> Fraction:
+        """`duration` in updates, which need not be a whole number of them.
+
         An epoch of "drop" is its floor(N/B) updates: what is dropped is not shown.
 
         Raises:
@@ -192,17 +200,17 @@ class Clock:
         """
         length = as_duration(duration)
         if length.unit == "ep":
-            return math.ceil(length.value * self.updates_per_epoch)
+            return length.value * self.updates_per_epoch
         if length.unit == "up":
-            return math.ceil(length.value)
+            return length.value
         if length.unit == "ex":
-            return math.ceil(length.value / self.batch_size)
+            return length.value / self.batch_size
         if self.total is None:
             raise UsageError(
                 f"duration '{length}' is a share of the run, whose length is not known here. "
                 "Set it with Clock.with_budget, or write epochs ('5ep') or updates ('200up')."
             )
-        return math.ceil(length.value * self.total / 100)
+        return length.value * self.total / 100
 
     def with_budget(self, duration: DurationLike) -> Clock:
         """This clock with `total` set to the length of the run.

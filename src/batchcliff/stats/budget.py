@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from batchcliff.errors import UsageError
 from batchcliff.record import Outcome, TrialRecord
@@ -52,6 +52,8 @@ class Reached:
     seed: int
     updates: float | None
     at_once: bool = False
+    device: str = ""  # that it was measured on; "": not known
+    device_seconds: float | None = None  # to the target, of the device's time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,21 @@ class CellBudget:
     reached: tuple[Reached, ...]  # seeds ascending
     updates: Estimate
     perfect: float | None = None
+
+    @property
+    def device(self) -> str:
+        """The device of all trials; "" where they are of several, or it is not known."""
+        names = {trial.device for trial in self.reached}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Mean time to the target on the one device of all trials; None where there is no
+        value of updates, or no such device: seconds of two machines make no mean."""
+        seconds = [t.device_seconds for t in self.reached if t.device_seconds is not None]
+        if self.updates.value is None or not self.device or len(seconds) < len(self.reached):
+            return None
+        return math.fsum(seconds) / len(seconds)
 
     @property
     def examples(self) -> float | None:
@@ -108,7 +125,20 @@ class Budget:
 
 
 def reached(record: TrialRecord, target: float) -> Reached:
-    """When the trial first had `target` accuracy, from the curve in its record."""
+    """When the trial first had `target` accuracy, from the curve in its record, and how much
+    of the device that took: its seconds in proportion to its updates, over the workers that
+    shared the device."""
+    found, where = _reached(record, target), record.provenance
+    if where is None:
+        return found
+    found = dataclasses.replace(found, device=where.device)
+    if found.updates is None or not record.updates:
+        return found
+    seconds = where.seconds * found.updates / record.updates / where.workers
+    return dataclasses.replace(found, device_seconds=seconds)
+
+
+def _reached(record: TrialRecord, target: float) -> Reached:
     assert record.ledger is not None
     per_epoch, total = record.ledger.updates_per_epoch, record.ledger.updates
     before: tuple[float, float] | None = None
@@ -293,7 +323,7 @@ def _interval(
         notes.append("one seed: no interval")
     else:
         error = float(np.std(np.clip(draws_R[1:], *limits))) * math.sqrt(n / (n - 1))
-        half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
+        half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error
         centre = float(np.clip(point, *limits))
         unbounded = open_sides(
             -math.inf if centre - half <= limits[0] else centre - half,

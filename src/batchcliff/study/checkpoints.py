@@ -24,10 +24,19 @@ from batchcliff.study.sealed import Damaged, NotUnderstood
 
 T = TypeVar("T")
 
+LEAST_ROOM = 64 * 10**6
+"""Bytes that must be free before any trial is trained: records, logs, what others write."""
+
 PART = "ckpt"
 NAME = re.compile(
     r"([0-9a-f]{20}(?:\+[0-9a-f]{20})*)-([0-9]{1,18})-([0-9a-f]{64})\.safetensors"
 )
+
+
+def room(largest: int, workers: int) -> int:
+    """Bytes that must be free for `workers` that each save checkpoints of at most `largest`:
+    two of each, since an older one goes only when the next is durable."""
+    return 2 * largest * workers + LEAST_ROOM
 
 
 @contextlib.contextmanager

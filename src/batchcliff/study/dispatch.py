@@ -13,7 +13,7 @@ import selectors
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchcliff.canonical import from_plain, to_plain
@@ -21,13 +21,16 @@ from batchcliff.errors import BatchcliffError, DataError, StorageError, UsageErr
 from batchcliff.provenance import utc_now
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
-from batchcliff.study.checkpoints import CheckpointFolder
+from batchcliff.study.checkpoints import CheckpointFolder, room
 from batchcliff.study.engines.local import GRACE_SECONDS, Worker, end_of_process, oom_kills
 from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs
+from batchcliff.study.leaving import grace_after, let_save
 from batchcliff.study.micro_batch import MicroBatchSearch
 from batchcliff.study.progress import Progress, trial_text
+from batchcliff.study.ranks import start
 from batchcliff.study.store import Store
 from batchcliff.training.micro_batch import Inseparable
+from batchcliff.training.ranks_shares import Indivisible
 
 MAX_ATTEMPTS = 3
 MAX_KILLS = 5  # of a trial in one run, by somebody else
@@ -63,13 +66,14 @@ class Dispatcher:
         self.checkpoints = CheckpointFolder(store.folder)
         self.specs = {spec.trial_id: spec for spec in specs}
         self.ledgers, self.width = ledgers, workers
+        self.more: Callable[[], list[TrialSpec]] = list  # of an adaptive study: its next round
         self.workers: dict[Worker, Busy | None] = {}
         self.devices: dict[Worker, str] = {}
         self.ready: set[Worker] = set()
         self.shapes: dict[Worker, bytes] = {}
         self.waiting: list[Job] = []
         self.alone: list[Job] = []  # ran out of memory beside others: once more, alone
-        self.micro_batches = MicroBatchSearch(setup["micro_batch"])
+        self.micro_batches = MicroBatchSearch(setup["micro_batch"], setup["ranks"])
         self.errors: dict[str, list[str]] = {}
         self.kills: Counter[str] = Counter()  # of a trial's worker by somebody else
         self.false_starts = 0
@@ -85,7 +89,7 @@ class Dispatcher:
         self.waiting = jobs(missing, stack=stack)
         why = "interrupted"
         try:
-            while self.waiting or self.alone or self.busy():
+            while self.waiting or self.alone or self.busy() or self.refill(stack):
                 if self.stop_signal is not None:
                     raise Interrupted(self.stop_signal)
                 self.hand_out()
@@ -98,7 +102,28 @@ class Dispatcher:
             why = "storage"
             raise
         finally:
-            self.stop_all(why)
+            try:
+                if self.stop_signal is not None and self.setup["checkpoint_every"]:
+                    seconds = grace_after(self.stop_signal, self.setup["grace"])
+                    if seconds and self.busy():
+                        told = f"saving what is being trained, {seconds:g} s at most"
+                        self.progress.note(told)
+                    let_save(self.busy(), seconds, self.hear_last)
+            finally:
+                self.stop_all(why)
+
+    def hear_last(self, worker: Worker, message: dict[str, Any]) -> None:
+        """What a worker says that was asked to leave: a trial may be done by then."""
+        state = self.workers.get(worker)
+        if message["event"] == "record" and state is not None:
+            self.commit(from_plain(TrialRecord, message["record"]), state)
+
+    def refill(self, stack: int) -> bool:
+        """Whether a study that grows has more to run now; it is waiting then."""
+        new = self.more()
+        self.specs |= {spec.trial_id: spec for spec in new}
+        self.waiting = jobs(new, stack=stack)
+        return bool(new)
 
     def busy(self) -> list[Worker]:
         """Workers that have a job."""
@@ -126,7 +151,7 @@ class Dispatcher:
 
     def start_worker(self) -> Worker:
         """A new process, told what the study is trained on."""
-        worker = Worker(self.setup["environment"])
+        worker = start(self.setup)
         taken = [self.devices[other] for other in self.workers]
         self.devices[worker] = min(self.setup["devices"], key=taken.count)
         self.say(worker, {**self.setup, "device": self.devices[worker]})
@@ -215,6 +240,8 @@ class Dispatcher:
                     self.commit(record, state)
                 case "checkpoint" if state is not None:
                     self.heed(state, message)
+                case "space":
+                    self.store.check_space(room(message["bytes"], self.width))
                 case "ready":
                     self.ready.add(worker)
                     self.false_starts = 0
@@ -276,7 +303,7 @@ class Dispatcher:
             raise WorkerError(f"a worker could not start: {reason}\n{message['trace']}")
         if job is None:  # all of its trials have their records
             return
-        if whole and not self.micro_batches.auto:
+        if (whole and not self.micro_batches.auto) or message["kind"] == Indivisible.__name__:
             raise UsageError(message["message"])
         if whole:  # once more as it is, for its own out of memory
             self.micro_batches.refuse(job, message["message"])
@@ -333,7 +360,8 @@ class Dispatcher:
             self.waiting.append(job)
         else:
             assert state is not None
-            self.was_killed(job, name, out_of_memory=alone and oom_kills() > state.oom_kills)
+            lack = oom_kills() > state.oom_kills
+            self.was_killed(job, name, alone=alone, lack=lack)
 
     def give_up(self, worker: Worker) -> None:
         """A worker gets nowhere any more: see where it is, kill it, try its trials again."""
@@ -347,15 +375,21 @@ class Dispatcher:
         if job is not None:
             self.again(job, f"the worker hung\n{tail}", certain=False)
 
-    def was_killed(self, job: Job, name: str, *, out_of_memory: bool) -> None:
-        """Somebody killed a worker; the kernel, for lack of memory, if the job was alone
-        and `out_of_memory`. Its trials once more, then alone, then not in this run."""
+    def was_killed(self, job: Job, name: str, *, alone: bool, lack: bool) -> None:
+        """Somebody killed a worker. If the kernel has killed for `lack` of memory meanwhile,
+        its trials once more, alone, which tells whether it was for theirs; else once more,
+        then alone, then not in this run."""
         for spec in job.specs:
             single = Job(job.shape, (spec,))
             self.kills[spec.trial_id] += 1
-            if out_of_memory and len(job.specs) == 1:
+            if lack and alone and len(job.specs) == 1:
                 reason = "the kernel killed the worker for lack of memory; it ran alone"
                 self.no_room(single, reason)
+            elif lack:
+                self.progress.note(
+                    f"a worker was killed ({name}, lack of memory): once more, alone"
+                )
+                self.alone.append(single)
             elif self.kills[spec.trial_id] >= MAX_KILLS:
                 told = f"{trial_text(spec)} is left for the next run"
                 self.progress.note(f"killed {MAX_KILLS} times ({name}): {told}")

@@ -182,7 +182,7 @@ def difference(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 GRID = ("seeds", "batch_sizes", "arms")  # more of them are more trials
-READING = ("description", "published", "reference_arm", "tolerance")  # of the same trials
+READING = ("description", "published", "reference_arm", "search", "tolerance")  # same trials
 
 
 def only_adds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

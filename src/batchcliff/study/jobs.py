@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from batchcliff.spec import TrialSpec
+from batchcliff.spec import Stop, TrialSpec
 from batchcliff.study.store import Lease
 from batchcliff.training.arithmetic import shape_key
 
@@ -99,6 +99,8 @@ def _plain(spec: TrialSpec) -> bool:
         and not settings.mixup
         and settings.pretraining is None
         and not settings.gradient_norms
+        and not settings.probes
+        and settings.stop == Stop()
         and not settings.precision.startswith("fp16")
         and all(name == "warmup" for name, _ in spec.techniques)
     )

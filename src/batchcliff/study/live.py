@@ -99,6 +99,10 @@ class LiveProgress:
     def _say(self, text: str, style: str = "") -> None:
         self._console.print(Text(printable(text, limit=2_000), style=style), soft_wrap=True)
 
+    def more(self, *, trials: int, examples: int) -> None:
+        self._tracker.more(trials, examples)
+        self._refresh()
+
     def note(self, text: str) -> None:
         self._say(f"note: {text}", "yellow")
 

@@ -49,8 +49,8 @@ def check_wanted(
 class MicroBatchSearch:
     """What a job is told: the most examples at once, 0 for any."""
 
-    def __init__(self, wanted: int | str) -> None:
-        self.auto = wanted == AUTO
+    def __init__(self, wanted: int | str, ranks: int = 1) -> None:
+        self.auto, self._ranks = wanted == AUTO, ranks
         self._asked = 0 if isinstance(wanted, str) else wanted
         self._found: dict[bytes, int] = {}
         self._refused: dict[bytes, str] = {}
@@ -63,7 +63,7 @@ class MicroBatchSearch:
         """What the job gets after it had no room, alone. Inseparable if there is no more."""
         if job.shape in self._refused:
             raise Inseparable(self._refused[job.shape])
-        self._found[job.shape] = halved(job.specs[0], num_train, self.of(job))
+        self._found[job.shape] = halved(job.specs[0], num_train, self.of(job), self._ranks)
         return self._found[job.shape]
 
     def refuse(self, job: Job, reason: str) -> None:

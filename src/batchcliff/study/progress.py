@@ -39,6 +39,9 @@ class Progress(Protocol):
     def finished(self, record: TrialRecord) -> None:
         """A record is on disk. A trial that could not start was never `trial_started`."""
 
+    def more(self, *, trials: int, examples: int) -> None:
+        """An adaptive study has planned `trials` more, of so many examples together."""
+
     def note(self, text: str) -> None:
         """Something that people should read: a retry, a quarantined record."""
 
@@ -72,6 +75,9 @@ class Tracker:
         self.total, self.done = total, done
         self.examples, self.examples_done = examples, examples_done
         self._began = self.clock()
+
+    def more(self, trials: int, examples: int) -> None:
+        self.total, self.examples = self.total + trials, self.examples + examples
 
     def trial_started(self, spec: TrialSpec, updates: int) -> None:
         self.running[spec.trial_id] = _Running(spec, max(updates, 1))
@@ -183,6 +189,9 @@ class PlainProgress:
         left = "" if now.done >= now.total else f" ({duration_text(now.seconds_left)} left)"
         self._line(f"[{now.done}/{now.total}] {record_text(record)}{left}")
 
+    def more(self, *, trials: int, examples: int) -> None:
+        self._tracker.more(trials, examples)
+
     def note(self, text: str) -> None:
         self._line(f"note: {text}")
 
@@ -249,6 +258,10 @@ class JsonProgress:
             seconds_left=self._tracker.seconds_left,
         )
 
+    def more(self, *, trials: int, examples: int) -> None:
+        self._tracker.more(trials, examples)
+        self._emit("more", trials=trials, examples=examples, total=self._tracker.total)
+
     def note(self, text: str) -> None:
         self._emit("note", text=text)
 
@@ -283,6 +296,9 @@ class SilentProgress:
         pass
 
     def finished(self, record: TrialRecord) -> None:
+        pass
+
+    def more(self, *, trials: int, examples: int) -> None:
         pass
 
     def note(self, text: str) -> None:

@@ -25,6 +25,7 @@ from batchcliff.study.claims import Attempt, EventLog, Lease
 from batchcliff.study.files import Folder, shown
 from batchcliff.study.parts import Parts, Quarantined
 from batchcliff.study.plan import TRIAL_ID, UNREADABLE, Plan, Planned, check_id
+from batchcliff.study.reading import SpecReader
 from batchcliff.study.sealed import Damaged, NotUnderstood, seal, unseal
 
 __all__ = ["Attempt", "Lease", "Planned", "Quarantined", "Store", "seal", "unseal"]
@@ -41,6 +42,7 @@ class Store:
     def __init__(self, root: Folder) -> None:
         self.folder = root.path
         self._parts = Parts(root)
+        self._specs = SpecReader()
         self._log: EventLog | None = None
         try:
             self._head = identity.read_head(root)
@@ -361,7 +363,8 @@ class Store:
             return None
         facts, provenance = unseal(data)
         try:
-            record = from_plain(TrialRecord, {**facts, "provenance": provenance})
+            spec = self._specs.read(facts["spec"])
+            record = from_plain(TrialRecord, {**facts, "spec": spec, "provenance": provenance})
             trial_id = record.trial_id
         except UNREADABLE as error:
             reason = ascii(error)[:200]

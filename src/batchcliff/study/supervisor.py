@@ -24,14 +24,18 @@ from batchcliff.provenance import code_name
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study import grid
-from batchcliff.study.checkpoints import CheckpointFolder
+from batchcliff.study.adaptive import Adaptive, AdaptiveStages, Seek
+from batchcliff.study.checkpoints import CheckpointFolder, room
 from batchcliff.study.dispatch import Dispatcher, Interrupted
+from batchcliff.study.leaving import check_grace
 from batchcliff.study.material import Material, load_material
 from batchcliff.study.micro_batch import check_wanted, wanted_micro_batch
 from batchcliff.study.progress import Progress
+from batchcliff.study.ranks import check_wanted_ranks, teams_of
 from batchcliff.study.store import Store
 from batchcliff.study.tuning import UNMEASURED, Choices, Choose, Stages
 from batchcliff.training.arithmetic import arithmetic
+from batchcliff.training.deterministic import ENVIRONMENT as DETERMINISTIC
 from batchcliff.workloads import own_reference
 
 CHECKPOINT_SECONDS = 120.0
@@ -50,7 +54,7 @@ class RunSummary:
 
 
 def plan_trials(
-    study: StudySpec, stages: Stages, chosen: Choices, material: Material
+    study: StudySpec, stages: Stages | AdaptiveStages, chosen: Choices, material: Material
 ) -> tuple[list[TrialSpec], dict[str, Ledger], list[TrialRecord]]:
     """All trials that can be planned with the rates that are chosen, the arithmetic of those
     that can run, and records of those that cannot."""
@@ -71,9 +75,14 @@ def plan_trials(
     return specs, ledgers, infeasible
 
 
-def default_workers(device: str, gpus: int = 1) -> int:
-    """A process per core on a CPU; three on each GPU, where one compiles while others train."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 3 * gpus
+def default_workers(device: str, gpus: int = 1, ranks: int = 1) -> int:
+    """A process per core on a CPU; three on each GPU, where one compiles while others train.
+
+    With `ranks`, as many teams as have cores, or one on each of `gpus` groups of GPUs.
+    """
+    if device == "cpu":
+        return max(1, len(os.sched_getaffinity(0)) // ranks)
+    return gpus if ranks > 1 else 3 * gpus
 
 
 def resolve_device(device: str) -> str:
@@ -123,7 +132,11 @@ def run_study(
     weights: Path | None = None,
     checkpoint_every: float = CHECKPOINT_SECONDS,
     micro_batch: int | str | None = None,
+    deterministic: bool = False,
+    grace: float | None = None,
+    ranks: int = 1,
     choose: Choose | None = None,
+    seek: Seek | None = None,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
@@ -132,8 +145,12 @@ def run_study(
     never, and none is looked for.
     micro_batch: most examples that pass through a network at once in training, "auto", or
     None for "auto" on a GPU alone (study/micro_batch.py).
+    deterministic: only with algorithms that repeat their bits (training/deterministic.py).
+    grace: seconds that trials have to be saved after a signal (study/leaving.py).
+    ranks: processes that train a trial together, a GPU each (study/ranks.py).
     choose: of a study that tunes its learning rates, takes the best one from a cell's trials
     (study/tuning.py); the trials that depend on it run after those of all cells.
+    seek: of an adaptive study, decides what is needed next (study/adaptive.py).
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
@@ -144,15 +161,17 @@ def run_study(
             f"checkpoint_every: {checkpoint_every} is no number of seconds; write 120, or 0 "
             "for no checkpoints"
         )
+    check_grace(grace)
     device = resolve_device(device)
-    devices = devices_of(device)
+    devices = teams_of(devices_of(device), ranks)
     wanted = wanted_micro_batch(micro_batch, device)
     workload_reference = workload_reference or own_reference(study.workload)
     material = load_material(workload_reference, study.data, data)
-    stages = Stages(study, material.dataset.digest, material.workload_digest, choose)
+    stages = _stages(study, material, choose, seek)
     specs, ledgers, _ = plan_trials(study, stages, {}, material)
     later, _ = arithmetic(stages.later, material.facts, lambda _: "")
     check_wanted(wanted, [*specs, *stages.later], ledgers | later)
+    check_wanted_ranks(ranks, [*specs, *stages.later], ledgers | later)
     with Store.create(
         folder,
         study,
@@ -162,7 +181,7 @@ def run_study(
         extend=extend,
     ) as store:
         store.extend(stages.planned, study if extend else None, stages.possible)
-        width = workers or default_workers(device, len(devices))
+        width = workers or default_workers(device, len(devices), ranks)
         done, chosen = store.records(), stages.decided(store)
         CheckpointFolder(store.folder).drop(done.keys())  # of a run that ended in between
         specs, ledgers, infeasible = plan_trials(study, stages, chosen, material)
@@ -185,7 +204,11 @@ def run_study(
             "micro_batch": wanted,
             "weights": str(weights) if weights else "",
             "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
-            "environment": environment(device, width),
+            "deterministic": deterministic,
+            "grace": grace,
+            "ranks": ranks,
+            "environment": environment(device, width)
+            | (DETERMINISTIC if deterministic else {}),
         }
         while True:
             for record in infeasible:
@@ -193,8 +216,13 @@ def run_study(
                     store.publish(record)
                     progress.finished(record)
             missing = [s for i, s in unique.items() if i in ledgers and i not in done]
+            if missing:
+                store.check_space(room(0, width))
             setup["workers"] = -(-min(width, max(len(missing), 1)) // len(devices))
             dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
+            if isinstance(stages, AdaptiveStages):
+                more = functools.partial(stages.more, store, unique, ledgers, progress)
+                dispatcher.more = more
             stopped = _until_signalled(dispatcher, missing)
             former = chosen
             if stopped is not None or (chosen := stages.decided(store)) == former:
@@ -205,6 +233,18 @@ def run_study(
             for spec in stages.reported({k: v for k, v in chosen.items() if k not in former}):
                 if spec.trial_id in done:  # the trial of another arm too, or another process'
                     progress.finished(done[spec.trial_id])
+
+
+def _stages(
+    study: StudySpec, material: Material, choose: Choose | None, seek: Seek | None
+) -> Stages | AdaptiveStages:
+    """What is run when: a grid, with rates to be chosen or without, or a search."""
+    digests = material.dataset.digest, material.workload_digest
+    if study.search is None:
+        return Stages(study, *digests, choose)
+    if seek is None:
+        raise ValueError("an adaptive study needs a way to decide what is next")
+    return AdaptiveStages(Adaptive(study, *digests, material.facts, seek))
 
 
 def _about(dataset: Dataset) -> dict[str, Any]:

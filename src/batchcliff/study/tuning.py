@@ -190,9 +190,14 @@ class Stages:
         return [cell for cell in self.cells if cell.place in chosen]
 
 
-def tuning_records(store: Store) -> dict[Place, list[TrialRecord | None]]:
-    """The records of each cell's tuning trials, None where one is missing; arms in order."""
-    records, found = store.records(), dict[Place, list[TrialRecord | None]]()
+def tuning_records(
+    store: Store, records: Mapping[str, TrialRecord]
+) -> dict[Place, list[TrialRecord | None]]:
+    """The records of each cell's tuning trials, None where one is missing; arms in order.
+
+    records: of the store, by trial id.
+    """
+    found = dict[Place, list[TrialRecord | None]]()
     for planned in store.planned():
         if planned.tuning:
             place = planned.arm, planned.batch_size

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
 from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import HEADER
-from batchcliff.study.jobs import stack_width
+from batchcliff.study.jobs import HUNG_SECONDS, stack_width
 
 if TYPE_CHECKING:
     from batchcliff.training.checkpoint import Checkpoints
+    from batchcliff.training.ranks import Ranks
 
 PR_SET_PDEATHSIG = 1
+LEFT = "Left"  # training.checkpoint's; importing that takes torch
 
 
 def die_with(parent: int) -> None:
@@ -77,11 +80,14 @@ class Channel:
 class Station:
     """What a worker keeps between jobs: the data on the device, and one prepared shape."""
 
-    def __init__(self, channel: Channel, setup: dict[str, Any]) -> None:
+    def __init__(
+        self, channel: Channel, setup: dict[str, Any], descriptors: Sequence[int] = ()
+    ) -> None:
         import torch
 
         from batchcliff.data.resident import Resident
         from batchcliff.study.material import load_material
+        from batchcliff.training.deterministic import choose_algorithms
         from batchcliff.training.own import check_own
 
         self.channel, self.setup = channel, setup
@@ -90,7 +96,9 @@ class Station:
             torch.set_num_threads(setup["threads"])
         else:
             torch.cuda.set_device(self.device)  # what names no device means this one
-            torch.backends.cudnn.benchmark = True
+        choose_algorithms(deterministic=setup["deterministic"])
+        self.ranks = self.join(descriptors) if setup["ranks"] > 1 else None
+        self.first = self.ranks is None or self.ranks.rank == 0  # whose word counts
         location = Path(setup["location"]) if setup["location"] else None
         self.material = load_material(setup["workload"], setup["data"], location)
         if self.material.dataset.digest != setup["digest"]:
@@ -104,20 +112,33 @@ class Station:
                 self.material.build, facts.image_shape, facts.num_classes, setup["groups"]
             )
         self.resident, self.held_out = Resident.of(self.material.dataset, self.device), 0.0
+        self.running: Checkpoints | None = None  # of the trials that are being trained
+        self.leaving = False
         self.checkpoints: CheckpointFolder | None = None
         if setup["checkpoint_every"]:
             self.checkpoints = CheckpointFolder(Path(setup["study"]))
         self.prepared: Any = None
         self.pretrained: dict[int, Any] = {}  # by seed: a study has one pretraining
 
+    def join(self, descriptors: Sequence[int]) -> Ranks:
+        """Meet the other ranks of the team, at the file that came with the setup."""
+        from batchcliff.training.ranks import join
+
+        meeting = f"/proc/self/fd/{descriptors[0]}"
+        # Longer than a hang takes to be found, which tells more of it.
+        wait = 60.0 + HUNG_SECONDS
+        rank, count = self.setup["rank"], self.setup["ranks"]
+        return join(rank, count, self.device, meeting, seconds=wait)
+
     def origin(self, spec: TrialSpec) -> Any:
-        """The pretrained network that the trial begins with, or None."""
+        """The pretrained network that the trial begins with, or None: other ranks have its
+        weights from rank 0."""
         from batchcliff.data.resident import Resident
         from batchcliff.study.material import load_data
         from batchcliff.training.pretrained import Pretrained
 
         pretraining = spec.settings.pretraining
-        if pretraining is None:
+        if pretraining is None or not self.first:
             return None
         if spec.seed not in self.pretrained:
             location = Path(self.setup["location"]) if self.setup["location"] else None
@@ -153,18 +174,31 @@ class Station:
         """The checkpoints of trials that are trained together; None if there are to be none."""
         from batchcliff.training.checkpoint import Checkpoints
 
-        if self.checkpoints is None:
+        if self.checkpoints is None or not self.first:
             return contextlib.nullcontext()
 
         def tell(text: str, update: int = 0) -> None:
             self.channel.send("checkpoint", ids=ids, text=_utf8(text), update=update)
 
         place = self.checkpoints.of(ids, tell)
-        return Checkpoints(place, every_seconds=self.setup["checkpoint_every"], tell=tell)
+        return Checkpoints(
+            place,
+            every_seconds=self.setup["checkpoint_every"],
+            tell=tell,
+            expect=lambda size: self.channel.send("space", bytes=size),
+        )
+
+    def leave(self, *_: object) -> None:
+        """A signal asks to end: once what is being trained is saved, or at once."""
+        self.leaving = True
+        if self.running is None:
+            os._exit(0)
+        self.running.leave()
 
     def work(self, job: dict[str, Any]) -> None:
-        """Train the job's trials and send a record for each."""
+        """Train the job's trials and send a record for each; of several ranks, the first."""
         from batchcliff.training.arithmetic import shape_key
+        from batchcliff.training.checkpoint import Left
         from batchcliff.training.prepare import prepare
         from batchcliff.training.trial import run_trials
 
@@ -185,6 +219,7 @@ class Station:
                 stack=stack,
                 user_build=self.material.build,
                 most=job["micro_batch"],
+                ranks=self.ranks,
             )
             self.prepared = ready
         groups = [[i] for i in range(len(specs))] if stack == 1 else [list(range(len(specs)))]
@@ -201,7 +236,9 @@ class Station:
                 )
 
             self.channel.send("started", ids=ids)
-            with self.saving(ids) as checkpoints:
+            if self.leaving:
+                raise Left
+            with self.saving(ids) as self.running:
                 records = run_trials(
                     [specs[i] for i in group],
                     [ledgers[i] for i in group],
@@ -212,9 +249,10 @@ class Station:
                     data_source=self.material.dataset.source,
                     workers=self.setup["workers"],
                     pretrained=origin,
-                    checkpoints=checkpoints,
+                    checkpoints=self.running,
                 )
-            for record in records:
+            self.running = None
+            for record in records if self.first else ():
                 self.channel.send("record", record=to_plain(record))
 
 
@@ -245,6 +283,7 @@ def _utf8(text: str) -> str:
 def main(fd: int, parent: int) -> int:
     """Serve until the socket closes; 0, or 1 after an error that ends the process."""
     die_with(parent)
+    os.setsid()  # not before, see engines/local.py
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -254,7 +293,8 @@ def main(fd: int, parent: int) -> int:
         if message is None:
             return 0
         sys.path += [place for place in message[0]["path"] if place not in sys.path]
-        station = Station(channel, message[0])
+        station = Station(channel, *message)
+        signal.signal(signal.SIGUSR1, station.leave)
         channel.send("ready")
         while (message := channel.receive()) is not None:
             job, leases = message
@@ -265,6 +305,8 @@ def main(fd: int, parent: int) -> int:
     except (BrokenPipeError, ConnectionResetError):
         return 0
     except Exception as error:
+        if type(error).__name__ == LEFT:
+            return 0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             channel.send(
                 "error",

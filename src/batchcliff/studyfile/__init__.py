@@ -102,7 +102,9 @@ def parse_study(
     if batch_sizes is not None:
         document.put(("batch_sizes",), batch_sizes, f"--batch-sizes {batch_sizes}")
     if budget is not None:
-        document.put(("budget",), budget, f"--budget {budget}")
+        targeted = isinstance(document.data.get("budget"), dict)
+        place = ("budget", "at_most") if targeted else ("budget",)
+        document.put(place, budget, f"--budget {budget}")
     return build(document, workload, DATASETS)
 
 

@@ -12,6 +12,7 @@ from batchcliff.errors import NoEffect, UsageError, did_you_mean
 from batchcliff.schedules.duration import Duration
 from batchcliff.spec import Arm, Options, Pretraining, Settings, StudySpec
 from batchcliff.study import grid
+from batchcliff.studyfile.arm_keys import RATES, not_in_an_arm
 from batchcliff.studyfile.decay import check_decay_and_warmup, decay_of
 from batchcliff.studyfile.document import Document, Path_, show, unknown
 from batchcliff.studyfile.schema import (
@@ -23,14 +24,15 @@ from batchcliff.studyfile.schema import (
     read,
     read_option,
 )
+from batchcliff.studyfile.search import check_search, search_of, short_forms, with_target
 from batchcliff.studyfile.tuning import check_equal_tuning, lr_rule
 from batchcliff.studyfile.update_rule import check_exclusion, check_malladi
 from batchcliff.techniques import TECHNIQUES, technique, techniques
+from batchcliff.techniques.examples import written
 from batchcliff.techniques.update_rules import LAYERWISE, without_use
 from batchcliff.workloads import WORKLOADS, Workload
 
 MAX_MESSAGES = 10
-_RATES = ("lr", "decay")  # keys of the study that an arm may replace
 
 
 def build(document: Document, own: Workload | None, data_names: Collection[str]) -> StudySpec:
@@ -41,12 +43,14 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
     Raises UsageError with one line for each thing that is wrong (at most 10), sorted by line;
     NoEffect for an arm that overrides a setting with the value it has anyway.
     """
-    table, problems = read(StudyTable, document.data, document)
+    data, target = short_forms(document)
+    table, problems = read(StudyTable, data, document)
     raise_all(problems, document)
     raise_all(_missing(document, table, own), document)
     base = own or _workload(document, table["workload"])
     _check_own_network(document, table, base)
     settings = _pretrained(document, table, base.settings, own, data_names)
+    settings = with_target(document, settings, target)
     _check_settings(document, settings, ("settings",))
     check_exclusion(document, table)
     budget = table.get("budget", base.budget)
@@ -65,11 +69,13 @@ def build(document: Document, own: Workload | None, data_names: Collection[str])
         tolerance=table.get("tolerance", 0.02),
         description=table.get("description", "").strip(),
         published=_published(document, table.get("published", base.published)),
+        search=search_of(table.get("search")),
     )
     study = dataclasses.replace(study, arms=_arms(document, table["arms"], study))
     _check_rule(document, study)
     check_malladi(document, study)
     check_equal_tuning(document, study)
+    check_search(document, study)
     _check_effects(document, study)
     return study
 
@@ -101,7 +107,7 @@ def _missing(document: Document, table: dict[str, Any], own: Workload | None) ->
 def _workload(document: Document, name: str) -> Workload:
     if name in WORKLOADS:
         return WORKLOADS[name]
-    text = unknown("workload", name, WORKLOADS)
+    text = f"{unknown('workload', name, WORKLOADS)} Your own: --workload module:function."
     if ":" in name:
         text = (
             "a study file never imports code. Leave the key out and give your own workload on "
@@ -234,6 +240,9 @@ def _nearest(document: Document, table: Path_, *keys: str) -> Path_:
 
 def _check_settings(document: Document, settings: Settings, path: Path_) -> None:
     norm = settings.batch_norm
+    if settings.probe_at and not settings.probes:
+        text = 'says where to probe, and there are no probes. Write probes = ["sharpness"] too.'
+        raise document.fail(_nearest(document, path, "probe_at"), text)
     if norm.running == "per-group" and not str(norm.group).startswith("B/"):
         raise document.fail(
             _nearest(document, (*path, "batch_norm"), "group", "running"),
@@ -316,17 +325,12 @@ def _arm(
             part, wrong = read(SettingsTable, {key: value}, document, ("arms", name))
             given |= part
             problems += wrong
-        elif key in _RATES:
+        elif key in RATES:
             part, wrong = read(StudyTable, {key: value}, document, ("arms", name))
             rates |= part
             problems += wrong
         else:
-            known = [*TECHNIQUES, *SettingsTable.model_fields, *_RATES]
-            text = unknown("technique or setting", key, known)
-            if key == "settings":
-                text = (
-                    "an arm's settings stand directly in it, e.g. batch_norm = { group = 32 }."
-                )
+            text = not_in_an_arm(key, value)
             problems.append((path, document.message(path, text, value=value)))
     if not problems:
         try:
@@ -391,7 +395,7 @@ def _options(document: Document, path: Path_, name: str, table: Any) -> Options:
     Leaving defaults out lets two spellings of one trial have one id.
     """
     if not isinstance(table, dict):
-        text = f'a table of options is needed, e.g. {name} = {{ duration = "5ep" }}.'
+        text = f"a table of options is needed, e.g. {written(name)}."
         raise document.fail(path, text, value=table)
     cls = TECHNIQUES[name]
     hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}

@@ -80,10 +80,12 @@ def _check_milestones(
 
 
 def check_decay_and_warmup(document: Document, study: StudySpec, arm: Arm) -> None:
-    """A decay that is made of the warmup has one, and one that has its own has no other.
+    """A warmup fits the run; a decay that is made of one has one, and one that has its own has
+    no other.
 
     Raises UsageError.
     """
+    _check_warmup(document, study, arm)
     decay = arm.decay or study.decay
     path: Path_ = ("arms", arm.name, "decay") if arm.decay is not None else ("decay",)
     warm = any(name == "warmup" for name, _ in arm.techniques)
@@ -99,3 +101,18 @@ def check_decay_and_warmup(document: Document, study: StudySpec, arm: Arm) -> No
             'timescale = "10%".'
         )
         raise document.fail((*path, "timescale"), text)
+
+
+def _check_warmup(document: Document, study: StudySpec, arm: Arm) -> None:
+    """What is told here once would else make every trial of the arm infeasible."""
+    if (arm.lr or study.lr).scaling == "legw":  # whose warmups depend on the batch size
+        return
+    for name, options in arm.techniques:
+        length = dict(options)["duration"] if name in ("warmup", "batch-warmup") else "0%"
+        share = share_of_run(length, study.budget)
+        if share is not None and share > 1:
+            text = (
+                f"is longer than the run of {study.budget}. Write a share of the run, such as "
+                '"5%", or a longer budget.'
+            )
+            raise document.fail(("arms", arm.name, name, "duration"), text, value=length)

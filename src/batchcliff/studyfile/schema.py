@@ -10,7 +10,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     PlainValidator,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from batchcliff.errors import UsageError
@@ -27,7 +28,7 @@ from batchcliff.models import MODELS
 from batchcliff.schedules.decays import DECAYS
 from batchcliff.schedules.duration import Duration, parse_duration
 from batchcliff.schedules.scaling import SCALING
-from batchcliff.spec import EVALUATIONS, EXCLUDE, INITS, OPTIMIZERS, PRECISIONS
+from batchcliff.spec import EVALUATIONS, EXCLUDE, INITS, OPTIMIZERS, PRECISIONS, PROBES
 from batchcliff.study.printable import hidden_character
 from batchcliff.studyfile.document import Document, Path_, show, unknown
 
@@ -184,6 +185,12 @@ def _pair(value: list[float]) -> list[float]:
     return value
 
 
+def _distinct(value: list[str]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError("has an entry twice: they are distinct.")
+    return tuple(sorted(value))  # one spelling, one trial id
+
+
 def _rates(value: list[float]) -> list[float]:
     if len(value) < 2:
         raise ValueError("is no choice: at least two rates are needed.")
@@ -204,6 +211,7 @@ Share = Annotated[float, _number(lambda x: 0 <= x < 1, "a number from 0 to below
 Tolerance = Annotated[float, _number(lambda x: 0 < x < 1, "a share above 0 and below 1")]
 Line = Annotated[str, _text()]
 DurationText = Annotated[str, AfterValidator(_duration)]
+Probes = Annotated[list[Annotated[str, _one_of(*PROBES)]], AfterValidator(_distinct)]
 
 
 class _Table(BaseModel):
@@ -307,10 +315,49 @@ class PretrainingTable(_Table):
     lr: Positive | None = Field(None, examples=["0.1"])
 
 
+class ExplosionTable(_Table):
+    factor: Annotated[float, _number(lambda x: x > 1, "above 1")] | None = Field(
+        None, examples=["10"]
+    )
+    updates: Annotated[int, _number(lambda x: x >= 1, "a whole number >= 1")] | None = Field(
+        None, examples=["100"]
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.factor is None:
+            raise ValueError("lacks the factor: how many times the first loss is too much.")
+        return self
+
+
+AtLeastOne = Annotated[int, _number(lambda x: x >= 1, "a whole number >= 1")]
+Accuracy = Annotated[float, _number(lambda x: 0 < x <= 1, "a share above 0, at most 1")]
+
+
+class StopTable(_Table):
+    stalled: DurationText | None = Field(None, examples=['"20%"'])
+    accuracy: Accuracy | None = Field(None, examples=["0.9"])
+
+
+class BudgetTable(_Table):
+    accuracy: Accuracy | None = Field(None, examples=["0.9"])
+    at_most: Annotated[str, AfterValidator(_budget)] | None = Field(None, examples=['"30ep"'])
+
+
+class SearchTable(_Table):
+    kind: Annotated[str, _one_of("adaptive")] | None = Field(None, examples=['"adaptive"'])
+    precision: Annotated[float, _number(lambda x: 1.05 <= x <= 2, "from 1.05 to 2")] | None = (
+        Field(None, examples=["1.4142135623730951"])
+    )
+    trials: AtLeastOne | None = Field(None, examples=["20"])
+    examples: AtLeastOne | None = Field(None, examples=["100_000_000"])
+    at_once: AtLeastOne | None = Field(None, examples=["1"])
+
+
 class SettingsTable(_Table):
-    model: ModelTable | None = Field(None, examples=['{ init = "torch" }'])
-    batch_norm: BatchNormTable | None = Field(None, examples=["{ momentum = 0.9 }"])
-    optimizer: OptimizerTable | None = Field(None, examples=["{ momentum = 0.9 }"])
+    model: ModelTable | None = Field(None, examples=['{ name = "resnet" }'])
+    batch_norm: BatchNormTable | None = Field(None, examples=["{ group = 32 }"])
+    optimizer: OptimizerTable | None = Field(None, examples=['{ name = "adam" }'])
     loss: Annotated[str, _one_of("clipped-softmax", "logits")] | None = Field(
         None, examples=['"logits"']
     )
@@ -336,6 +383,14 @@ class SettingsTable(_Table):
         None, examples=['"reestimated"']
     )
     gradient_norms: bool | None = Field(None, examples=["true"])
+    probes: Probes | None = Field(None, examples=['["noise-scale", "sharpness"]'])
+    probe_at: Annotated[list[DurationText], AfterValidator(_distinct)] | None = Field(
+        None, examples=['["0up", "10up", "1ep"]']
+    )
+    explosion: ExplosionTable | None = Field(
+        None, examples=["{ factor = 10, updates = 100 }"]
+    )
+    stop: StopTable | None = Field(None, examples=['{ stalled = "20%" }'])
     pretraining: PretrainingTable | None = Field(
         None, examples=['{ data = "cifar10-first-half", budget = "30ep" }']
     )
@@ -361,6 +416,7 @@ class StudyTable(_Table):
     decay: DecayTable | None = Field(
         None, examples=['{ kind = "multistep", at = ["60%", "85%"], factor = 0.1 }']
     )
+    search: SearchTable | None = Field(None, examples=['"adaptive"'])
     published: Line | None = Field(None, examples=['"article"'])
     reference_arm: Line | None = Field(None, examples=['"none"'])
     tolerance: Tolerance | None = Field(None, examples=["0.02"])

@@ -22,6 +22,7 @@ from batchcliff.techniques.adam import GiAdam, RAdam
 from batchcliff.techniques.batch_growth import BatchGrowth
 from batchcliff.techniques.batch_warmup import BatchWarmup
 from batchcliff.techniques.cutout import Cutout
+from batchcliff.techniques.examples import EXAMPLES
 from batchcliff.techniques.ghost_batch_norm import GhostBatchNorm
 from batchcliff.techniques.gradient_clipping import GradientClipping
 from batchcliff.techniques.label_smoothing import LabelSmoothing
@@ -87,7 +88,8 @@ def technique(name: str, options: Options | dict[str, Any]) -> Technique:
         )
     for field in fields.values():
         if field.default is dataclasses.MISSING and field.name not in given:
-            raise UsageError(f"{name}: {field.name} is missing.")
+            example = f" Write e.g. {name} = {EXAMPLES[name]}." if name in EXAMPLES else ""
+            raise UsageError(f"{name}: {field.name} is missing.{example}")
     hints = typing.get_type_hints(cls)
     for key, value in given.items():
         kinds = _kinds(hints[key])

@@ -64,7 +64,7 @@ def without_use(optimizer: Optimizer) -> tuple[str, str] | None:
     if optimizer.exclude != "nothing" and not decays and optimizer.name not in LAYERWISE:
         return "exclude", (
             f"changes nothing: {optimizer.name} has no weight decay here. Write e.g. "
-            "weight_decay = 5e-4, or leave it out."
+            "weight-decay = { weight_decay = 5e-4 }, or leave it out."
         )
     if optimizer.denominator != "separate" and not decays:
         return "denominator", (

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from batchcliff.errors import UsageError
 from batchcliff.schedules import compose
+from batchcliff.schedules.duration import as_duration
 from batchcliff.spec import TrialSpec
 from batchcliff.techniques.seams import kept
 
@@ -43,10 +44,11 @@ class Warmup(compose.Warmup):
             )
 
     def applied(self, spec: TrialSpec) -> TrialSpec:
-        """The trial with this warmup."""
-        if self.start_lr is None:
-            return kept(spec, "warmup", self)
-        if self.start_lr >= spec.lr:
+        """The trial with this warmup; the trial as it was where every factor would be 1."""
+        if self.start_lr is not None and self.start_lr < spec.lr:
+            start = self.start_lr / spec.lr
+            return dataclasses.replace(self, start=start, start_lr=None).applied(spec)
+        none = self.start == 1 or as_duration(self.duration).value == 0
+        if none or self.start_lr is not None:
             return spec
-        start = self.start_lr / spec.lr
-        return kept(spec, "warmup", dataclasses.replace(self, start=start, start_lr=None))
+        return kept(spec, "warmup", self)

@@ -52,6 +52,7 @@ class MicroBatches:
         self.count, rest = divmod(batch_size, size)
         assert rest == 0, f"micro batches of {size} in a batch of {batch_size}"
         self.size, self.overlap = size, overlap if self.count > 1 else 0
+        self.own = range(self.count)  # those that pass here; other ranks may have some
         self._statistics: list[_Statistics] = []
         for layer in model.modules() if self.count > 1 else ():
             if isinstance(layer, GhostBatchNorm2d):
@@ -69,12 +70,12 @@ class MicroBatches:
             return forward(index_BS, draws_BSk)
         total: list[Tensor] = []
         with self._apart():
-            parts = zip(self._cut(index_BS), self._cut(draws_BSk), strict=True)
-            for number, (index_MS, draws_MSk) in enumerate(parts):
+            parts = list(zip(self._cut(index_BS), self._cut(draws_BSk), strict=True))
+            for number in self.own:
                 for one in self._statistics:  # a NaN would outlive a momentum of 0
                     one.micro_mean.zero_()
                     one.micro_var.zero_()
-                found = forward(index_MS, draws_MSk)
+                found = forward(*parts[number])
                 for one in self._statistics:
                     rows = slice(
                         number * len(one.micro_mean), (number + 1) * len(one.micro_mean)
@@ -83,8 +84,13 @@ class MicroBatches:
                     one.var[rows].copy_(one.micro_var)
                 # Not in place: autograd may hand out one tensor twice.
                 total = list(torch._foreach_add(total, found)) if total else found
+            total = self.joined(total)
         for one in self._statistics:
             one.layer.follow(one.mean, one.var)
+        return total
+
+    def joined(self, total: list[Tensor]) -> list[Tensor]:
+        """The sums over all micro batches, of those over our own."""
         return total
 
     def first(

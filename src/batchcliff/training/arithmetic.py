@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from batchcliff.canonical import canonical_json
 from batchcliff.data.validation import num_held_out
@@ -16,7 +17,7 @@ from batchcliff.errors import Infeasible
 from batchcliff.record import BatchStage, Ledger
 from batchcliff.schedules.batch_size import examples
 from batchcliff.schedules.compose import factors
-from batchcliff.schedules.duration import Clock, Remainder, parse_duration
+from batchcliff.schedules.duration import Clock, Remainder, as_duration, parse_duration
 from batchcliff.schedules.scaling import check_betas
 from batchcliff.spec import TrialSpec
 from batchcliff.techniques import batch_growth, batch_warmup, techniques
@@ -193,17 +194,24 @@ def ledger(spec: TrialSpec, facts: DataFacts, lr_provenance: str = "") -> Ledger
 
 
 def _warmup_updates(spec: TrialSpec, timeline: Timeline) -> int:
-    """Updates of the warmup of the learning rate. Infeasible if it outlasts the run."""
+    """Updates of the warmup. Infeasible if it outlasts the run or rounds to nothing."""
     warmup = warmup_of(spec)
     if warmup is None:
         return 0
     clock = clock_of(spec, timeline.num_examples)
     count = clock.updates(warmup.duration)
     assert clock.total is not None
+    said = f'warmup.duration = "{as_duration(warmup.duration)}"'
     if count > clock.total:
         raise Infeasible(
-            f"warmup of {count} updates is longer than the whole run ({clock.total} "
-            f'updates at batch size {spec.batch_size}); give it as a share, e.g. "5%"'
+            f"{said} is {count} updates at batch size {spec.batch_size}, longer than the whole "
+            f'run of {clock.total}. Write a share of the run, such as "5%", or a longer budget.'
+        )
+    length = clock.exactly(warmup.duration)
+    if 0 < length <= Fraction(1, 2):  # rounded up, it would be one update, at the peak
+        raise Infeasible(
+            f"{said} is {float(length):.2g} of an update at batch size {spec.batch_size} and "
+            "rounds to nothing. Write a longer one, or leave this batch size out."
         )
     if len(timeline.stretches) == 1:
         return count

@@ -9,6 +9,7 @@ safetensors, which holds numbers only, so reading one runs nothing.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import math
@@ -47,6 +48,10 @@ class Elsewhere(ValueError):
     """A checkpoint of this run by other code or under other numerics; what is different."""
 
 
+class Left(Exception):
+    """A run that was asked to end has done so, and its state is saved."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
     """Where a run begins: with its first update, or with a checkpoint's next one.
@@ -77,18 +82,27 @@ class Place(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `begin` before its first update, `offer` after each epoch.
+    """The checkpoints of one run: `begin` before its first update, `offer` after each epoch,
+    `between` before every update.
 
     every_seconds: the shortest time between two. tell: called with what people should know,
-    and with the update that the run goes on from, 0 where it does not.
+    and with the update that the run goes on from, 0 where it does not. expect: called with the
+    most bytes that one will have, before the first update.
     """
 
     def __init__(
-        self, place: Place, *, every_seconds: float, tell: Callable[[str, int], None]
+        self,
+        place: Place,
+        *,
+        every_seconds: float,
+        tell: Callable[[str, int], None],
+        expect: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.place, self.tell, self.every_seconds = place, tell, every_seconds
+        self.expect = expect
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+        self._leaving = False
         self._host: dict[str, Tensor] = {}
 
     def begin(
@@ -111,6 +125,7 @@ class Checkpoints:
         wanted = self._state | random_states(self._device)
         entries = len(wanted) + len(self._about) + len(Begun.__slots__)
         most = sum(t.nbytes for t in wanted.values()) + ENTRY_BYTES * entries
+        self.expect(most)
 
         def read(data: bytes) -> Saved:
             return decode(data, wanted, self._about, ends)
@@ -133,14 +148,31 @@ class Checkpoints:
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self._device)
 
-    @torch.no_grad()
     def offer(self, update: int) -> None:
-        """All updates before `update` are queued: save the state after them, if it is time.
+        """All updates before `update` are queued: save the state after them, if it is time."""
+        if self._clock.due():
+            self.save(update)
+
+    def leave(self) -> None:
+        """Ask the run to end before its next update. A signal's handler may call this."""
+        self._leaving = True
+
+    def between(self, update: int) -> None:
+        """All updates before `update` are queued: end the run, saved, if it was asked to.
+
+        Raises Left.
+        """
+        if self._leaving:
+            if update:
+                self.save(update)
+            raise Left
+
+    @torch.no_grad()
+    def save(self, update: int) -> None:
+        """Save the state after all updates before `update`, which are queued.
 
         The host copies are taken in stream order; a thread writes them while the run goes on.
         """
-        if not self._clock.due():
-            return
         self._settle()
         cuda = self._device.type == "cuda"
         for name, tensor in self._state.items():
@@ -230,7 +262,7 @@ def about(
     surroundings = [
         ("device", device_name(device)),
         *versions(),
-        *numerics(device, prepared.compiled, prepared.kernels),
+        *numerics(device, prepared.compiled, prepared.kernels, prepared.team),
     ]
     if prepared.micro_batch:
         surroundings.append(("micro_batch", str(prepared.micro_batch)))
@@ -248,8 +280,7 @@ def _ends(spec: TrialSpec, num_train: int) -> dict[int, int]:
     timeline = timeline_of(spec, num_train)
     epochs = timeline.epochs()
     evaluated = [epochs[epoch][1] for epoch in evaluated_epochs(spec, len(epochs))]
-    ends = (piece.last for piece in timeline.pieces()[:-1])
-    return {end: sum(at <= end for at in evaluated) for end in ends}
+    return {end: bisect.bisect_right(evaluated, end) for end in range(1, timeline.updates)}
 
 
 # --- as a file ---------------------------------------------------------------------------
@@ -340,10 +371,10 @@ def _difference(key: str, there: Any, here: str) -> str:
 def _check_counters(
     update: int, tensors: Mapping[str, Tensor], ends: Mapping[int, int]
 ) -> None:
-    """Unusable unless the counters, which are indices into logs, are those of an epoch's end,
-    and the generators take the states."""
+    """Unusable unless the counters, which are indices into logs, are those of an update of the
+    run, and the generators take the states."""
     if update not in ends:
-        raise Unusable(f"update {update} is no end of an epoch of this run")
+        raise Unusable(f"update {update} is not inside of this run")
     counts = {"count": update, "evaluation.count": ends[update]}
     for name, count in counts.items():
         if int(tensors[name]) != count:

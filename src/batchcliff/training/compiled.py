@@ -57,7 +57,10 @@ def _captured(
     torch.cuda.current_stream(device).wait_stream(side)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    # Where ranks are connected, a thread of NCCL's asks the device things all the while.
+    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    mode = "thread_local" if connected else "global"
+    with torch.cuda.graph(graph, stream=side, capture_error_mode=mode):
         function()
 
     def replay() -> None:

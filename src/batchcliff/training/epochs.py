@@ -20,6 +20,9 @@ from batchcliff.data.resident import Resident, epoch_block
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import timeline_of
 from batchcliff.training.prepare import Prepared, image_shape
+from batchcliff.training.probes import Probing
+from batchcliff.training.probes_plan import examples_of_a_probe
+from batchcliff.training.stopping import Watch
 from batchcliff.training.timeline import Piece
 
 if TYPE_CHECKING:
@@ -118,12 +121,12 @@ def train(
     on_progress: Callable[[int, int], None] | None,
     begin: int = 0,
     checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
-    """Run all updates from `begin` on, the end of an epoch; float32 [U, S] losses, NaN for
-    those not run.
+    """Run all updates from `begin` on; float32 [U, S] losses, NaN for those not run.
 
-    Ends early only when every network of the stack has met a non-finite loss: from there on
-    nothing that is recorded can change.
+    Ends early when every network of the stack has met a non-finite loss (from there on nothing
+    that is recorded can change), or when `watch` says so, with an evaluation.
     """
     timeline = timeline_of(slots[0], len(resident.train_labels))
     pieces, updates = timeline.pieces(), timeline.updates
@@ -132,13 +135,19 @@ def train(
     done = sum(piece.last <= begin for piece in pieces)
     follower = Follower(prepared.loop.losses_US, begin, done)
     device, clock = prepared.loop.device, Every(seconds=0.5)
+    probing = probing_of(prepared, slots, resident)
     for number, (first, last, batch_size) in enumerate(
-        _loaded(prepared, slots, resident, pieces[done:]), done
+        _loaded(prepared, slots, resident, pieces[done:], begin), done
     ):
         prepared.model.train()
         advance = prepared.at(batch_size).advance
-        for update in range(first, last):
-            advance()
+        for update in range(max(first, begin), last):
+            if checkpoints is not None:
+                checkpoints.between(update)
+            if probing is not None and update in probing.rows:
+                probing.measure(update, advance)
+            else:
+                advance()
             # Without a queue the host knows where it is, and an epoch may take minutes.
             if on_progress is not None and device.type == "cpu" and clock.due():
                 on_progress(update, updates)
@@ -146,6 +155,15 @@ def train(
             prepared.model.eval()
             prepared.evaluate()
         follower.queue(first, last)
+        if watch is not None and watch.asks(last, evaluated=last in due):
+            if prepared.loop.ranks is not None:  # one word on whether to stop
+                prepared.loop.ranks.share(prepared.evaluation.tensors())
+            follower.ready(number)
+            if watch.over(follower.host_US[:last, 0], evaluated=last in due):
+                if last not in due:
+                    prepared.model.eval()
+                    prepared.evaluate()
+                break
         if number:
             follower.ready(number - 1)
             if on_progress is not None:
@@ -154,10 +172,28 @@ def train(
                 break
         if checkpoints is not None and last < updates:
             checkpoints.offer(last)
+    else:
+        if watch is not None:
+            watch.finish()
     follower.ready(len(follower.events) - 1)
     if on_progress is not None:
         on_progress(updates, updates)
     return follower.host_US
+
+
+def probing_of(
+    prepared: Prepared, slots: list[TrialSpec], resident: Resident
+) -> Probing | None:
+    """The probes that the trial asks for, on the examples that would come after its end."""
+    (spec, *_), loop = slots, prepared.loop
+    if not spec.settings.probes:
+        return None
+    timeline = timeline_of(spec, num_train := len(resident.train_labels))
+    beyond, size = timeline.updates, timeline.stretches[-1].batch_size
+    count = 2 * examples_of_a_probe(num_train)
+    block = epoch_tensors(slots, resident, beyond, beyond + -(-count // size))
+    index_nS, draws_nSk = (rows.flatten(0, 1)[:count].to(loop.device) for rows in block)
+    return Probing(loop, spec, index_nS, draws_nSk)
 
 
 def _loaded(
@@ -165,12 +201,16 @@ def _loaded(
     slots: list[TrialSpec],
     resident: Resident,
     pieces: list[Piece],
+    begin: int,
 ) -> Iterator[Piece]:
     """The pieces, each with its block on its way to the device; the next one is drawn while
-    the device is busy with this one."""
+    the device is busy with this one. Update `begin` may be in the middle of the first."""
     block = epoch_tensors(slots, resident, pieces[0].first, pieces[0].last)
     for number, piece in enumerate(pieces):
-        prepared.at(piece.batch_size).loop.load_block(*block)
+        loop = prepared.at(piece.batch_size).loop
+        loop.load_block(*block)
+        if piece.first < begin:
+            loop.row.fill_(begin - piece.first)
         yield piece
         if number + 1 < len(pieces):
             after = pieces[number + 1]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from batchcliff.data.augment import Extras, draw, gather, num_draws
 from batchcliff.data.mixup import mixed, shares
+from batchcliff.kernels.convolution import until_the_end
 from batchcliff.optimizers import rule
 from batchcliff.optimizers.stacks import norms
 from batchcliff.spec import Settings
@@ -23,6 +24,7 @@ from batchcliff.training.accumulation import MicroBatches
 from batchcliff.training.loss_scaling import LossScaled
 from batchcliff.training.losses import mean_per_network, training_losses
 from batchcliff.training.precision import precision
+from batchcliff.training.ranks import RankBatches, Ranks
 
 # U updates, B batch, M micro batch, S stack, k draws per example, C channel, H height, W width,
 # K classes
@@ -34,7 +36,8 @@ class Loop:
     images_NHWC: uint8, on the device. labels_N: int64, on the device.
     rows: most updates that one block (an epoch) holds. updates: of the whole run.
     micro_batch: examples that pass through the network at once; divides the batch, and holds
-    whole groups of batch norm, which are set for the batch.
+    whole groups of batch norm, which are set for the batch. ranks: the team that shares every
+    batch, of which this process is one; None: it trains alone.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Loop:
         updates: int,
         scale: float,
         micro_batch: int,
+        ranks: Ranks | None = None,
     ) -> None:
         device, kind = images_NHWC.device, settings.augmentation
         self.model, self.settings, self.device = model, settings, device
@@ -58,7 +62,7 @@ class Loop:
         self.rule = rule(settings.optimizer, self.parameters, stack)
         self.scaling = LossScaled(self.rule) if settings.precision == "fp16" else None
         self.rule = self.scaling or self.rule
-        self.extras = Extras.of(settings)
+        self.extras, self.ranks = Extras.of(settings), ranks
         self.micro_batches = self._in_parts(batch_size, micro_batch)
         block, drawn = (
             (rows, batch_size, stack),
@@ -84,6 +88,8 @@ class Loop:
 
     def _in_parts(self, batch_size: int, micro_batch: int) -> MicroBatches:
         overlap = 1 if self.extras.mixup else 0  # the partner of a micro batch's last example
+        if self.ranks is not None:
+            return RankBatches(self.model, batch_size, micro_batch, overlap, self.ranks)
         return MicroBatches(self.model, batch_size, micro_batch, overlap)
 
     def resized(self, batch_size: int, rows: int, micro_batch: int) -> Loop:
@@ -162,7 +168,9 @@ class Loop:
         loss = losses_S.sum()
         if self.scaling is not None:
             loss = loss * self.scaling.scale
-        return [losses_S.detach(), *torch.autograd.grad(loss, self.parameters)]
+        with until_the_end(self.device):
+            gradients = torch.autograd.grad(loss, self.parameters)
+        return [losses_S.detach(), *gradients]
 
     def _log_norms(self, gradients: Sequence[Tensor], at: Tensor) -> None:
         """Norms of the loss' gradient over all parameters, before clipping and decay."""

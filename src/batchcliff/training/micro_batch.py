@@ -18,8 +18,9 @@ class Inseparable(UsageError):
     """A batch that has no micro batches of the size asked for with the same result."""
 
 
-def micro_batch(spec: TrialSpec, batch_size: int, most: int) -> int:
-    """The largest micro batch of at most `most` examples of a batch; 0: the whole batch.
+def micro_batch(spec: TrialSpec, batch_size: int, most: int, ranks: int = 1) -> int:
+    """The largest micro batch of at most `most` examples of a batch; 0: the whole batch, or
+    the share of one of several `ranks`, which divides it (ranks_shares.py).
 
     What batch norm a network of the user's own has is not known here, unless the trial says
     its group (see `accumulation.check_separable`).
@@ -28,8 +29,9 @@ def micro_batch(spec: TrialSpec, batch_size: int, most: int) -> int:
         Inseparable: batch norm's groups are larger than `most`.
         UsageError: `most` is negative.
     """
-    if most == 0 or batch_size <= most:
-        return batch_size
+    share = batch_size // ranks
+    if most == 0 or share <= most:
+        return share
     group = _group(spec, batch_size)
     if group > most >= 1:
         given = spec.settings.batch_norm.group
@@ -41,7 +43,7 @@ def micro_batch(spec: TrialSpec, batch_size: int, most: int) -> int:
             f"Write {larger}a ghost size, such as batch_norm.group = "
             f"{split(batch_size, most)[0]}: that is another trial, and said so."
         )
-    return group * split(batch_size // group, most // group)[0]
+    return group * split(share // group, most // group)[0]
 
 
 def _group(spec: TrialSpec, batch_size: int) -> int:
@@ -52,14 +54,14 @@ def _group(spec: TrialSpec, batch_size: int) -> int:
     return batch_norm_group(spec, batch_size)
 
 
-def halved(spec: TrialSpec, num_train: int, most: int) -> int:
+def halved(spec: TrialSpec, num_train: int, most: int, ranks: int = 1) -> int:
     """The next smaller `most` after `most` (0: whole batches) for all batch sizes of a trial:
     about half of the largest micro batch that it gives. Inseparable if there is none."""
     sizes = {stretch.batch_size for stretch in timeline_of(spec, num_train).stretches}
-    now = max(micro_batch(spec, size, most) for size in sizes)
+    now = max(micro_batch(spec, size, most, ranks) for size in sizes)
     if now == 1:
         raise Inseparable("there is no micro batch smaller than one example")
-    return max(micro_batch(spec, size, now // 2) for size in sizes)
+    return max(micro_batch(spec, size, now // 2, ranks) for size in sizes)
 
 
 def check_micro_batches(spec: TrialSpec, num_train: int, most: int) -> None:

@@ -59,10 +59,13 @@ def versions() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items()))
 
 
-def numerics(device: torch.device, compiled: bool, kernels: str) -> tuple[tuple[str, str], ...]:
+def numerics(
+    device: torch.device, compiled: bool, kernels: str, ranks: str = ""
+) -> tuple[tuple[str, str], ...]:
     """What may change bits on one machine: kernels, threads, flags; sorted pairs.
 
-    kernels: which of our own run (batchcliff.kernels).
+    kernels: which of our own run (batchcliff.kernels). ranks: how many share a batch, and over
+    what they exchange; "": one alone.
     """
     found = {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -77,4 +80,6 @@ def numerics(device: torch.device, compiled: bool, kernels: str) -> tuple[tuple[
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["cudnn_benchmark"] = str(torch.backends.cudnn.benchmark)
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    if ranks:
+        found["ranks"] = ranks
     return tuple(sorted(found.items()))

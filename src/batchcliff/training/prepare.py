@@ -28,8 +28,11 @@ from batchcliff.training.arithmetic import batch_norm_group, shape_key, timeline
 from batchcliff.training.compiled import WARM_UPS, captured, compiles
 from batchcliff.training.evaluate import Evaluation
 from batchcliff.training.loop import Loop
-from batchcliff.training.micro_batch import micro_batch
+from batchcliff.training.micro_batch import Inseparable, micro_batch
 from batchcliff.training.own import Build, build_own
+from batchcliff.training.probes_plan import probe_logs
+from batchcliff.training.ranks import Ranks
+from batchcliff.training.ranks_shares import Indivisible, check_ranks
 from batchcliff.training.timeline import Timeline
 
 SeededBuild = Callable[[int], nn.Module]
@@ -94,13 +97,18 @@ class Prepared:
 
     @property
     def accumulation(self) -> int:
-        """Micro batches of an update; the most, where the batch size changes."""
-        return max(parts.count for parts in self._in_parts())
+        """Micro batches of an update on one rank; the most, where the batch size changes."""
+        return max(len(parts.own) for parts in self._in_parts())
 
     @property
     def micro_batch(self) -> int:
         """Most examples at once of the batches that are cut; 0 where none is."""
-        return max((p.size for p in self._in_parts() if p.count > 1), default=0)
+        return max((p.size for p in self._in_parts() if len(p.own) > 1), default=0)
+
+    @property
+    def team(self) -> str:
+        """How many ranks share a batch, and over what they exchange; "" for one alone."""
+        return "" if self.loop.ranks is None else str(self.loop.ranks)
 
     def restart(self, specs: list[TrialSpec], rates_US: Tensor) -> None:
         """Initial weights from each trial's seed, an empty log, and the rates [U, S]."""
@@ -151,22 +159,27 @@ def prepare(
     stack: int,
     user_build: Build | None = None,
     most: int = 0,
+    ranks: Ranks | None = None,
 ) -> Prepared:
     """Build, compile, warm up and capture what trials of `spec`'s shape share.
 
     most: examples that may pass through the network at once; a larger batch is run in micro
-    batches. 0: every batch whole. Raises torch.OutOfMemoryError where that does not fit, and
-    Inseparable where micro batches would not give the result of the whole batch.
+    batches. 0: every batch whole. ranks: the team that shares every batch, of which this
+    process is one. Raises torch.OutOfMemoryError where that does not fit, Inseparable where
+    micro batches would not give the result of the whole batch, and Indivisible where ranks
+    would not.
     """
     start, device, settings = time.perf_counter(), resident.train_images.device, spec.settings
     shape, timeline = image_shape(resident), timeline_of(spec, len(resident.train_labels))
     first = timeline.stretches[0].batch_size
+    if ranks is not None:  # an adaptive study knows its trials one by one
+        check_ranks(spec, timeline.num_examples, ranks.count)
     seeded = None
     if user_build is not None:
         seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
     model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kernels = _kernels(model, spec, timeline, device, most)
+    kernels = _kernels(model, spec, timeline, device, most, _count(ranks))
     set_groups(model, first_group := _group_of(model, spec, first))
     loop = Loop(
         model,
@@ -178,8 +191,10 @@ def prepare(
         rows=_rows(timeline, first),
         updates=timeline.updates,
         scale=resident.scale,
-        micro_batch=micro_batch(spec, first, most),
+        micro_batch=micro_batch(spec, first, most, _count(ranks)),
+        ranks=ranks,
     )
+    loop.logs |= probe_logs(spec, len(resident.train_labels), loop)
     evaluation = Evaluation(
         model,
         settings,
@@ -193,7 +208,7 @@ def prepare(
     _check_cut(loop)
     if compiles(device):
         _compile(loop, evaluation)
-    advance = captured(loop.update, loop.tensors(), device)
+    advance = _captured_update(loop)
     model.eval()
     evaluate = captured(evaluation.run, evaluation.tensors(), device)
     model.train()
@@ -228,28 +243,55 @@ def _rows(timeline: Timeline, batch_size: int) -> int:
 def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int, most: int) -> Step:
     """The step of a batch size that comes later in the run, compiled and captured."""
     set_groups(loop.model, group := _group_of(loop.model, spec, batch_size))
-    at_once = micro_batch(spec, batch_size, most)
+    at_once = micro_batch(spec, batch_size, most, _count(loop.ranks))
     own = loop.resized(batch_size, _rows(timeline, batch_size), at_once)
     _check_cut(own)
     if compiles(loop.device):
         _compile(own)
-    return Step(own, captured(own.update, own.tensors(), loop.device), group)
+    return Step(own, _captured_update(own), group)
+
+
+def _count(ranks: Ranks | None) -> int:
+    return 1 if ranks is None else ranks.count
+
+
+def _captured_update(loop: Loop) -> Callable[[], None]:
+    """The update as a graph where the device has them; as it is, where graphs cannot hold the
+    ranks' exchange, which the record then says (`Ranks.captures`)."""
+    if loop.ranks is not None and not loop.ranks.captures:
+        return loop.update
+    return captured(loop.update, loop.tensors(), loop.device)
 
 
 def _check_cut(loop: Loop) -> None:
-    """Inseparable where a network of the user's own must not get its batch in parts."""
-    if isinstance(loop.model, Unstacked) and loop.micro_batches.count > 1:
+    """Inseparable where a network of the user's own must not get its batch in parts,
+    Indivisible where these are the shares of ranks."""
+    if not isinstance(loop.model, Unstacked) or loop.micro_batches.count == 1:
+        return
+    try:
         check_separable(loop.model.network, loop.first_pass)
+    except Inseparable as error:
+        if loop.ranks is None:
+            raise
+        raise Indivisible(
+            f"--ranks {loop.ranks.count}: {str(error).replace('micro batches', 'shares')} "
+            "Or write --ranks 1."
+        ) from error
 
 
 def _kernels(
-    model: nn.Module, spec: TrialSpec, timeline: Timeline, device: torch.device, most: int = 0
+    model: nn.Module,
+    spec: TrialSpec,
+    timeline: Timeline,
+    device: torch.device,
+    most: int = 0,
+    ranks: int = 1,
 ) -> str:
     """Let the model run kernels where they serve every batch size of the run; said in words."""
     reason = ""
     for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches):
         set_groups(model, _group_of(model, spec, size))
-        at_once = micro_batch(spec, size, most)
+        at_once = micro_batch(spec, size, most, ranks)
         applied, reason = fused_batch_norm(model, device, spec.settings.precision, at_once)
         if not applied:
             break

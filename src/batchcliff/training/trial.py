@@ -17,11 +17,14 @@ from batchcliff.provenance import utc_now
 from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import learning_rates, timeline_of
-from batchcliff.training.checkpoint import Begun, Checkpoints
+from batchcliff.training.checkpoint import Begun, Checkpoints, named_state
+from batchcliff.training.divergence import divergence
 from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans, train
 from batchcliff.training.evaluate import REESTIMATION_EXAMPLES, reestimated
 from batchcliff.training.precision import device_name, numerics, precision, versions
 from batchcliff.training.prepare import Prepared
+from batchcliff.training.probes import read_probes
+from batchcliff.training.stopping import Watch, examples_of
 from batchcliff.training.update_logs import norm_curves, skipped_updates
 
 if TYPE_CHECKING:
@@ -49,9 +52,11 @@ def run_trials(
     became of them. With `checkpoints` they go on from the newest, and leave others.
     `on_progress(updates done, updates of the run)` is called now and then. Slots of the
     stack beyond the last trial repeat it, so that a stack has the width it was made for.
-    Raises torch.OutOfMemoryError.
+    Where `prepared` is that of one rank of several, all of them run the same trials: rank 0's
+    checkpoints and weights count, and its records. Raises torch.OutOfMemoryError; RankLost and
+    RanksApart among ranks.
     """
-    started, clock = utc_now(), time.perf_counter()
+    started, clock, num_train = utc_now(), time.perf_counter(), len(resident.train_labels)
     slots = specs + [specs[-1]] * (prepared.stack - len(specs))
     prepared.restart(slots, rates(slots, resident))
     if pretrained is not None:
@@ -62,24 +67,36 @@ def run_trials(
         begun = checkpoints.begin(
             prepared, specs, len(resident.train_labels), code=code, weights=weights
         )
-    losses_US = train(prepared, slots, resident, on_progress, begun.update, checkpoints)
-    reestimate(prepared, slots, resident)
+    ranks = prepared.loop.ranks
+    if ranks is not None:
+        state = named_state(prepared).values()
+        begun = Begun(**ranks.begin(begun.update, begun.seconds, state))
+    watch = Watch(specs[0], prepared, ledgers[0].num_classes)
+    losses_US = train(
+        prepared, slots, resident, on_progress, begun.update, checkpoints, watch
+    )[: watch.end]
+    reestimate(prepared, slots, resident, watch.end)
+    if ranks is not None:
+        ranks.check_together(prepared.loop.parameters)
     tests = read_tests(prepared, len(resident.test_labels))
     seconds = (begun.seconds + time.perf_counter() - clock) / len(specs)
     provenance = Provenance(
         seconds=seconds,
         compile_seconds=prepared.seconds,
-        examples_per_second=ledgers[0].examples / seconds,
+        examples_per_second=examples_of(specs[0], num_train, watch.end) / seconds,
         started=started,
         stacked=len(specs),
         workers=workers,
         device=device_name(prepared.loop.device),
         versions=versions(),
-        numerics=numerics(prepared.loop.device, prepared.compiled, prepared.kernels),
+        numerics=numerics(
+            prepared.loop.device, prepared.compiled, prepared.kernels, prepared.team
+        ),
         code=code,
         data_source=data_source,
         resumed_from=begun.update,
         micro_batch=prepared.micro_batch,
+        ranks=1 if ranks is None else ranks.count,
     )
     cut = prepared.accumulation
     ledgers = [dataclasses.replace(ledger, accumulation=cut) for ledger in ledgers]
@@ -91,11 +108,19 @@ def run_trials(
             losses_US[:, s],
             tests[s],
             provenance,
-            len(resident.train_labels),
+            num_train,
             {name: log_US[:, s] for name, log_US in logs.items()},
+            watch.ended,
         )
         for s, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True))
     ]
+    if specs[0].settings.probes:  # a stack of one
+        alone = {name: log_US[:, 0] for name, log_US in logs.items()}
+        shapes = [p.shape for p in prepared.loop.parameters]
+        found = read_probes(
+            records[0], len(resident.train_labels), losses_US[:, 0], alone, shapes
+        )
+        records = [dataclasses.replace(records[0], probes=found)]
     if pretrained is not None:
         transfer = pretrained.measure(prepared.model)
         records = [dataclasses.replace(record, transfer=transfer) for record in records]
@@ -109,14 +134,17 @@ def rates(slots: list[TrialSpec], resident: Resident) -> Tensor:
     ).t()
 
 
-def reestimate(prepared: Prepared, slots: list[TrialSpec], resident: Resident) -> None:
+def reestimate(
+    prepared: Prepared, slots: list[TrialSpec], resident: Resident, end: int | None = None
+) -> None:
     """One more evaluation, with batch-norm statistics of the final weights.
 
-    They come from the batches that the run would have seen next: at least 10,000 examples,
-    or an epoch where that is less.
+    end: updates that ran; None: the whole run. They come from the batches that the run would
+    have seen next: at least 10,000 examples, or an epoch where that is less.
     """
     timeline = timeline_of(slots[0], len(resident.train_labels))
-    beyond, last = timeline.updates, timeline.stretches[-1]
+    beyond = timeline.updates if end is None else end
+    last = timeline.stretch_at(beyond)
     wanted = min(
         math.ceil(REESTIMATION_EXAMPLES / last.batch_size),
         math.ceil(timeline.updates_per_epoch(last.batch_size)),
@@ -174,28 +202,32 @@ def write_record(
     provenance: Provenance,
     num_train: int,
     logs: dict[str, Tensor],
+    ended: str = "",
 ) -> TrialRecord:
     """The record of one trial; `tests` are its evaluations, the re-estimated one last.
 
-    logs: what the loop logged beside the loss, [U] by name.
+    losses_U: of the updates that ran. logs: what the loop logged beside the loss, [U] by
+    name. ended: why the run was cut short, see `TrialRecord`.
     """
     accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
     if spec.settings.evaluation == "reestimated":
         accuracy, test_loss = tests[-1]
-    bad = first_bad(losses_U, test_loss)
+    sign = divergence(
+        losses_U, first_bad(losses_U, test_loss), spec.settings.explosion, logs
+    )
+    bad = None if sign is None else sign.update
     curves = read_curves(spec, losses_U, tests[:-1], bad, num_train, logs)
-    if bad is not None:
-        what = "training loss" if bad < len(losses_U) else "test loss after the last update"
+    if sign is not None:
         return TrialRecord(
             spec=spec,
             outcome=Outcome.DIVERGED,
-            reason=f"{what} not finite at update {bad} of {ledger.updates}",
-            first_bad_update=bad,
-            updates=bad,
+            reason=sign.reason,
+            first_bad_update=sign.update,
+            updates=sign.update,
             ledger=ledger,
             curves=curves,
             provenance=provenance,
-            skipped_updates=skipped_updates(logs, bad),
+            skipped_updates=skipped_updates(logs, sign.update),
         )
     return TrialRecord(
         spec=spec,
@@ -204,11 +236,12 @@ def write_record(
         accuracy_reestimated=measured(*tests[-1]),
         test_loss=test_loss,
         train_loss=curves.train_loss[-1],
-        updates=ledger.updates,
+        updates=len(losses_U),
         ledger=ledger,
         curves=curves,
         provenance=provenance,
-        skipped_updates=skipped_updates(logs, ledger.updates),
+        skipped_updates=skipped_updates(logs, len(losses_U)),
+        ended=ended,
     )
 
 
@@ -221,7 +254,7 @@ def read_curves(
     logs: dict[str, Tensor],
 ) -> Curves:
     """Per-epoch curves; nothing after the first bad update is kept."""
-    runs = spans(spec, num_train)
+    runs = [(a, b) for a, b in spans(spec, num_train) if b <= len(losses_U)]
     table = learning_rates(spec, num_train)
     kept = [(a, b) for a, b in runs if bad is None or a <= bad]
     whole = [e for e, (_, b) in enumerate(runs) if bad is None or b <= bad]

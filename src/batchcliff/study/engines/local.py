@@ -1,13 +1,17 @@
 """Worker processes of this machine, over a socket pair each.
 
-A worker is started with `exec` in a session of its own, so that the terminal's Ctrl-C does
-not reach it, and asks the kernel to be killed when its parent dies. With every job it gets
-the descriptors of the leases: as long as it lives, nobody else runs those trials.
+A worker is started with `exec` in a process group that is on a leash: nothing in it outlives
+us, even if it is stopped at birth, and the terminal's Ctrl-C does not reach it. It asks the
+kernel to be killed when its parent dies, and only then moves to a session of its own. With
+every job it gets the descriptors of the leases: as long as it lives, nobody else runs those
+trials.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import signal
@@ -46,7 +50,7 @@ class Worker:
                 stdout=self.stderr,
                 stderr=self.stderr,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                process_group=leashed_group(),
                 env={**os.environ, **environment},
             )
         self.socket = ours
@@ -83,13 +87,19 @@ class Worker:
     def kill(self) -> None:
         """End the process and whatever it started, now; `reap` waits for it."""
         if self.process.returncode is None:  # not reaped: the number is still its own
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it has no group of its own when it is young
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.process.pid, signal.SIGKILL)
 
     def ask_where(self) -> None:
         """Have it write the stacks of its threads to what `tail` reads, if it still can."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGUSR2)
+
+    def ask_to_leave(self) -> None:
+        """Have it save the trials that it trains, and end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGUSR1)
 
     def hang_up(self) -> None:
         """Close the socket: it ends when it has nothing left to do."""
@@ -125,6 +135,42 @@ class Worker:
         status = self.reap(grace)
         self.stderr.close()
         return status
+
+
+@functools.cache
+def leashed_group() -> int:
+    """A process group in our session that the kernel kills when we die.
+
+    Its first member only waits for our end. It holds the reading end of a pipe whose writing
+    end nobody but us has; when that is closed, the kernel signals the pipe's owner, which is
+    the group (fcntl(2), F_SETOWN and F_SETSIG). Nothing is asked of who is in the group, so
+    there is no moment between its birth and its asking in which it could be stopped.
+    """
+    collar, _ours_alone = os.pipe()
+    wait = "import sys; sys.stdin.buffer.read()"
+    first = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", "-c", wait],
+        stdin=collar,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    fasten(collar, first.pid)
+    os.close(collar)
+    _KEPT.append(first)
+    return first.pid
+
+
+_KEPT: list[subprocess.Popen[bytes]] = []  # never waited for: its number stays the group's
+
+
+def fasten(collar: int, group: int) -> None:
+    """Have the kernel kill a process group, of which somebody holds the reading end `collar`
+    of a pipe, when the last writing end is closed. Linux only."""
+    if sys.platform == "linux":
+        fcntl.fcntl(collar, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(collar, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(collar, fcntl.F_SETFL, fcntl.fcntl(collar, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def end_of_process(status: int | None) -> str:

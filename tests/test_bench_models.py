@@ -1,0 +1,59 @@
+"""The engine trains a network of a user's own as the plain loop of the benchmark does."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NETWORKS = ("ResNet-18 at 32 px", "ResNet-50 at 64 px", "ViT-S/8 at 64 px", "GPT on 256 bytes")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module("bench_models")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def losses(bench: Any, name: str) -> tuple[Any, Any]:
+    case = dataclasses.replace(bench.TINY[name], epochs=3, num_train=64)
+    data = bench.random_data(case.shape, case.num_train, 16, "cpu")
+    return tuple(engine(case, data, lambda: None) for engine in (bench.ours, bench.plain))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_losses_of_every_update_agree(bench: Any, name: str) -> None:
+    ours, plain = losses(bench, name)
+    assert len(ours.losses) == len(plain.losses) == 12
+    assert bench.difference(ours, plain, 12) <= bench.TOLERANCE["fp32"]
+    assert ours.losses[0] != ours.losses[-1]
+
+
+def test_a_loop_that_is_silently_different_is_found(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a rate that is a hundredth too high, in one of the two."""
+    real = bench.Plain
+    monkeypatch.setattr(bench, "Plain", lambda *a: changed(real(*a)))
+
+    def changed(loop: Any) -> Any:
+        loop.optimizer.param_groups[0]["lr"] *= 1.01
+        return loop
+
+    ours, plain = losses(bench, NETWORKS[0])
+    assert bench.difference(ours, plain, 12) > bench.TOLERANCE["fp32"]
+
+
+def test_a_loss_that_is_no_number_never_agrees(bench: Any) -> None:
+    nan = bench.Run(1.0, [1.0, float("nan")], 0.0)
+    assert bench.difference(nan, nan, 2) == float("inf")
+    assert bench.difference(nan, nan, 1) == 0.0
+    assert set(bench.LARGE) == set(bench.TINY) == set(NETWORKS)
