@@ -58,3 +58,28 @@ def backward(
             dmean = -dhat.sum() / np.sqrt(var[g, c] + eps) - 2 * dvar * off.sum() / count
             dx[at] = dhat / np.sqrt(var[g, c] + eps) + 2 * dvar * off / count + dmean / count
     return dx, (dz * hat).sum((0, 2, 3)), dz.sum((0, 2, 3))
+
+
+def _shifted(x: Array, down: int, right: int) -> Array:
+    """x[.., h + down, w + right], 0 outside of the images."""
+    height, width = x.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return padded[:, :, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+
+def convolved(x: Array, w: Array) -> Array:
+    """3x3, padding 1: out[b, o, h, w] = sum of w[o, i, r, s] x[b, i, h + r - 1, w + s - 1]."""
+    out = np.zeros((len(x), len(w), *x.shape[2:]))
+    for r in range(3):
+        for s in range(3):
+            out += np.einsum("bihw,oi->bohw", _shifted(x, r - 1, s - 1), w[:, :, r, s])
+    return out
+
+
+def convolution_gradient(dout: Array, x: Array, like: Array) -> Array:
+    """Gradient of sum(dout * convolved(x, w)) with respect to w."""
+    dw = np.zeros_like(like)
+    for r in range(3):
+        for s in range(3):
+            dw[:, :, r, s] = np.einsum("bohw,bihw->oi", dout, _shifted(x, r - 1, s - 1))
+    return dw

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from batchcliff import kernels
-from batchcliff.kernels import fused_batch_norm
-from batchcliff.kernels.check import _failing, failing
+from batchcliff.kernels import check, fused_batch_norm
+from batchcliff.kernels.check import _failing, failing, failing_convolutions
 from batchcliff.models.conv_net import ConvNet
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.spec import BatchNorm
@@ -65,6 +65,47 @@ def test_every_fault_is_found(fault: str, said: str, monkeypatch: pytest.MonkeyP
     _failing.cache_clear()
     monkeypatch.setattr(Pretends, "fault", fault)
     found = failing(Pretends(8, 2), CPU)
+    assert found.startswith("kernels fail their check: " if fault else "")
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("", ""),
+        ("output", "output of a convolution of 3 channels off by 0.05"),
+        ("weights", "gradient of the weights of a convolution of 16 channels off by 0.1"),
+        ("input", "gradient of the input of a convolution of 16 channels off by 0.1"),
+        ("statistics", "running mean of a convolution of 3 channels"),
+        ("crash", "RuntimeError: no such kernel"),
+    ],
+)
+def test_every_fault_of_a_convolution_is_found(
+    fault: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended(conv: Any, norm: Any, x: Tensor, *, pool: str, later: list[Any]) -> Tensor:
+        """The plain layers, with a fault."""
+        fused, norm.fused = norm.fused, False
+        weight = conv.weight
+        if fused and fault == "weights" and x.requires_grad:
+            weight = weight.detach() + 0.9 * (weight - weight.detach())
+        if fused and fault == "input":
+            x = x.detach() + 0.9 * (x - x.detach())
+        convolved = torch.nn.functional.conv2d(x, weight, padding=1)
+        y: Tensor = norm.relu(convolved, pool=pool)
+        norm.fused = fused
+        if fused and fault == "output":
+            return y * 1.05
+        if fused and fault == "statistics":
+            norm.running_mean.mul_(1.1)
+        if fused and fault == "crash":
+            raise RuntimeError("no such kernel")
+        return y
+
+    failing_convolutions.cache_clear()
+    monkeypatch.setattr(check, "convolved_relu", pretended)
+    found = failing_convolutions(GhostBatchNorm2d, CPU)
+    failing_convolutions.cache_clear()
     assert found.startswith("kernels fail their check: " if fault else "")
     assert said in found
 

@@ -36,16 +36,31 @@ def a_gpu_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(kernels, "installed", lambda: True)
     monkeypatch.setattr(kernels, "failing", lambda layer, device: "")
+    monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "")
 
 
-def test_where_they_serve_every_layer_is_fused() -> None:
+def test_where_they_serve_every_layer_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
+    said = "fused batch norm, ReLU and pooling: 1 layers"
+    default = f"{said}; plain convolutions: not {VARIABLE}=all"
+    assert fused_batch_norm(net, GPU, "bf16", 8) == (True, default)
+    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(True, False)]
+    monkeypatch.setenv(VARIABLE, "all")
     applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
     assert applied
-    assert reason == "fused batch norm, ReLU and pooling: 1 layers"
-    assert [layer.fused for layer in net.relu_norms()] == [True]
+    assert reason == f"{said}, with their convolutions"
+    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(True, True)]
     assert not fused_batch_norm(net, CPU, "bf16", 8)[0]
-    assert [layer.fused for layer in net.relu_norms()] == [False]
+    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(False, False)]
+
+
+def test_convolutions_that_fail_their_check_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "off by 1")
+    monkeypatch.setenv(VARIABLE, "all")
+    net = network()
+    said = "fused batch norm, ReLU and pooling: 1 layers; plain convolutions: off by 1"
+    assert fused_batch_norm(net, GPU, "bf16", 8) == (True, said)
+    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(True, False)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A kernel computes what the plain operations beside it compute, up to rounding, so whether it
 runs is part of the surroundings, like the GPU or cuDNN's choice of algorithm: it stands in
 every record's provenance and in no trial's id. `BATCHCLIFF_KERNELS=off` runs the plain
-operations everywhere.
+operations everywhere; `all` adds the convolutions, which have been timed and checked on a GPU
+but not yet held to the accuracy of several seeds (docs/log.md).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch
 from torch import nn
 
 from batchcliff.errors import UsageError, did_you_mean
-from batchcliff.kernels.check import failing
+from batchcliff.kernels.check import failing, failing_convolutions
 
 VARIABLE = "BATCHCLIFF_KERNELS"
-CHOICES = ("auto", "off")
+CHOICES = ("auto", "all", "off")
 
 
 def wanted() -> str:
-    """The environment's choice, "auto" unless it says "off". UsageError for anything else."""
+    """The environment's choice, "auto" if it makes none. UsageError for an unknown one."""
     value = os.environ.get(VARIABLE, CHOICES[0])
     if value not in CHOICES:
         raise UsageError(f"{VARIABLE}: unknown {value!r}.{did_you_mean(value, CHOICES)}")
@@ -42,18 +43,26 @@ def fused_batch_norm(
     """Let `model` use the fused batch norm, ReLU and pooling if they serve it.
 
     batch_size: examples that pass through the network at once in training. Returns whether
-    the kernels now serve, and why, in words for the record. It sets `fused` on every
-    layer that the model's `relu_norms()` names, so the answer holds whatever was set before.
+    the kernels now serve, and why, in words for the record. It sets `fused` and `convolves`
+    on every layer that the model's `relu_norms()` names, so the answer holds whatever was set
+    before.
     Raises UsageError if the environment asks for what there is not.
     """
     named = getattr(model, "relu_norms", None)
     layers: Sequence[Any] = () if named is None else named()
     obstacle = _obstacle(layers, device, precision, batch_size)
     for layer in layers:
-        layer.fused = not obstacle
+        layer.fused, layer.convolves = not obstacle, False
     if obstacle:
         return False, f"plain: {obstacle}"
-    return True, f"fused batch norm, ReLU and pooling: {len(layers)} layers"
+    said = f"fused batch norm, ReLU and pooling: {len(layers)} layers"
+    kind: Any = type(layers[0])
+    obstacle = failing_convolutions(kind, device) if wanted() == "all" else f"not {VARIABLE}=all"
+    if obstacle:
+        return True, f"{said}; plain convolutions: {obstacle}"
+    for layer in layers:
+        layer.convolves = True
+    return True, f"{said}, with their convolutions"
 
 
 def _obstacle(

@@ -44,6 +44,7 @@ POOLS = ("none", "2x2", "all")
 REDUCE = Tuning(channels=64)  # statistics, and sums of gradients
 APPLY = Tuning()  # normalising, and gradients
 PER_PROCESSOR = 4  # programs of a reduction that a multiprocessor should have to run
+FEW = 4  # blocks of a program of a reduction
 MERGED = 32  # partial results that the last program of a group loads at once
 ARRIVALS = 1 << 16  # counters of unfinished reductions: groups x blocks of channels
 REVERSE = True  # reductions go from the end: the pass after them begins with what is cached
@@ -94,10 +95,12 @@ class _Cut:
 
     def reduction(self, tuning: Tuning) -> Programs:
         """Enough programs to keep every processor loading, and no more: the last program of
-        a group waits for what the others leave to it."""
-        single = self.programs(tuning, taken=self.rows)
-        each = math.prod(single.grid) // (PER_PROCESSOR * self.processors)
-        return self.programs(tuning, taken=self.rows, passes=1 << max(each.bit_length() - 1, 0))
+        a group waits for what the others leave to it. Where that is few blocks a program, some
+        programs too few beat a second round of some."""
+        blocks = math.prod(self.programs(tuning, taken=self.rows).grid)
+        each = blocks / (PER_PROCESSOR * self.processors)
+        power = math.ceil(math.log2(each)) if 1 < each < FEW else math.floor(math.log2(each))
+        return self.programs(tuning, taken=self.rows, passes=1 << max(power, 0))
 
 
 @functools.cache

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from batchcliff.kernels.layers import convolved_relu
 
 TOLERANCE = 0.02  # of the norm of what the plain operations give; bfloat16 rounds to 0.004
 POOLS = ("none", "2x2", "all")
 BATCH, SIZE = 8, 8
+CALLED = {"weight": "scale", "bias": "shift", "conv.weight": "weights"}
 
 
 def failing(layer: Any, device: torch.device) -> str:
@@ -33,38 +36,87 @@ def _failing(
     plain = make(channels, BATCH // 2, eps=eps, momentum=momentum).to(device)
     fused = copy.deepcopy(plain)
     fused.fused = True
+    return _first_of(
+        lambda layer, pool: _results(layer, layer.relu, channels, pool, device),
+        ((fused, plain, pool, f"with pooling {pool}") for pool in POOLS),
+    )
+
+
+@functools.cache
+def failing_convolutions(kind: Callable[..., Any], device: torch.device) -> str:
+    """Why `convolved_relu` with a layer of this kind cannot be trusted here; "" if it can.
+
+    As `failing`, and the gradient of the convolution's weights: of images, 3 channels, and of
+    activations, 16, whose gradient is needed too.
+    """
+    make: Any = kind
+    cases = []
+    for channels, inputs in ((64, 3), (32, 16)):
+        plain = make(channels, BATCH // 2).to(device)
+        torch_random = torch.random.fork_rng(devices=[])  # a check leaves no trace
+        with torch_random:
+            plain.conv = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
+        plain.conv.to(device, torch.bfloat16, memory_format=torch.channels_last)
+        fused = copy.deepcopy(plain)
+        fused.fused = fused.convolves = True
+        cases.append((fused, plain, "none", f"of a convolution of {inputs} channels"))
+
+    def results(layer: Any, pool: str) -> dict[str, Tensor]:
+        def run(x: Tensor, *, pool: str) -> Tensor:
+            later: list[Any] = []
+            y = convolved_relu(layer.conv, layer, x, pool=pool, later=later)
+            for _, mean_GC, var_GC, count in later:
+                layer.follow(mean_GC, var_GC * (count / (count - 1)))
+            return y
+
+        return _results(layer, run, layer.conv.in_channels, pool, device)
+
+    return _first_of(results, cases)
+
+
+def _first_of(
+    results: Callable[[Any, str], dict[str, Tensor]],
+    cases: Iterable[tuple[Any, Any, str, str]],
+) -> str:
+    """What differs first between a fused layer and its plain twin, or "". A case: the two,
+    the pooling, and how it is called."""
     try:
-        for pool in POOLS:
-            ours, theirs = (_results(layer, pool, device) for layer in (fused, plain))
+        for fused, plain, pool, called in cases:
+            ours, theirs = results(fused, pool), results(plain, pool)
             for name, expected in theirs.items():
                 off = float((ours[name] - expected).norm() / expected.norm().clamp(min=1e-12))
                 if not off <= TOLERANCE:
-                    return (
-                        f"kernels fail their check: {name} with pooling {pool} off by {off:.2g}"
-                    )
+                    return f"kernels fail their check: {name} {called} off by {off:.2g}"
     except Exception as error:  # a compiler's, a driver's: any of them means "plain"
         return f"kernels fail their check: {type(error).__name__}: {error}"[:300]
     return ""
 
 
-def _results(layer: Any, pool: str, device: torch.device) -> dict[str, Tensor]:
-    """Everything that a training pass and an evaluation of `layer` make, as float32."""
+def _results(
+    layer: Any, run: Callable[..., Tensor], channels: int, pool: str, device: torch.device
+) -> dict[str, Tensor]:
+    """Everything that a training pass and an evaluation make, as float32: `run` is the layer,
+    for inputs of so many channels."""
     rng = torch.Generator(device).manual_seed(1)
-    shape = (BATCH, layer.weight.numel(), SIZE, SIZE)
+    shape = (BATCH, channels, SIZE, SIZE)
     x = torch.randn(shape, generator=rng, device=device).to(torch.bfloat16)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = x.contiguous(memory_format=torch.channels_last)
+    images = channels < 8
+    x.requires_grad_(not images)
     layer.train()
-    y = layer.relu(x, pool=pool)
+    y = run(x, pool=pool)
     slope = torch.randn(y.shape, generator=rng, device=device).to(y.dtype)
-    gradients = torch.autograd.grad(y, [x, layer.weight, layer.bias], slope)
+    wanted = ({} if images else {"input": x}) | dict(layer.named_parameters())
+    gradients = torch.autograd.grad(y, list(wanted.values()), slope)
     layer.eval()
     with torch.no_grad():
-        evaluated = layer.relu(x.detach(), pool=pool)
+        evaluated = run(x.detach(), pool=pool)
     found = {
         "output": y,
-        "gradient of the input": gradients[0],
-        "gradient of the scale": gradients[1],
-        "gradient of the shift": gradients[2],
+        **{
+            f"gradient of the {CALLED.get(n, n)}": g
+            for n, g in zip(wanted, gradients, strict=True)
+        },
         "running mean": layer.running_mean,
         "running variance": layer.running_var,
         "evaluation": evaluated,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchcliff.kernels.layers import convolved_relu
+from batchcliff.kernels.layers import all_kernels, convolved_relu
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, Statistics, keep
 from batchcliff.models.network import Network, slices
 from batchcliff.spec import BatchNorm
@@ -75,6 +75,7 @@ class ConvNet(Network):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x = x_BCHW
         statistics: list[Statistics] = []
+        alone = True  # nothing but kernels so far
         for i, block in enumerate(self.blocks):
             layers = list(block.children())  # convolution, batch norm, ReLU, and again
             for at in range(0, len(layers), 3):
@@ -84,7 +85,9 @@ class ConvNet(Network):
                 pool = "none"
                 if at + 3 == len(layers):
                     pool = "2x2" if i + 1 < len(self.blocks) else self.last_pool
-                x = convolved_relu(conv, norm, x, pool=pool, later=statistics)
+                whole = all_kernels(conv, norm, x, pool)
+                x = convolved_relu(conv, norm, x, pool=pool, later=statistics, alone=alone)
+                alone = alone and whole
         keep(statistics)
         if self.stack == 1:
             logits_BK: Tensor = self.head(x)
