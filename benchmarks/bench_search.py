@@ -1,13 +1,15 @@
 """How often an adaptive search finds simulated cliffs, and at which price.
 
-    python benchmarks/bench_search.py --studies 300
+    python benchmarks/bench_search.py --studies 200 --json benchmarks/DATE-search.json
 
-prints the table of docs/adaptive.md. The workloads are those of the tests.
+prints the table of docs/adaptive.md, which is made from the file. The workloads are those of
+the tests; nothing of it depends on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -27,7 +29,7 @@ KINDS: dict[str, dict[str, float]] = {
 }
 
 
-def scores(kind: dict[str, float], count: int) -> list[str]:
+def scores(kind: dict[str, float], count: int) -> dict[str, float]:
     """Shares of tolerance and collapse cliffs that are found, mean and largest cost."""
     errors: dict[str, list[float]] = {"tolerance": [], "collapse": []}
     costs = []
@@ -43,18 +45,35 @@ def scores(kind: dict[str, float], count: int) -> list[str]:
         threshold = made[rule.reference_arm].plateau - studies.DELTA
         for one in decision.sought:
             errors[one.kind].append(studies.error_octaves(one, made[one.arm], threshold))
-    shares = [float(np.mean(np.array(found) <= 0.5)) for found in errors.values()]
-    return [*(f"{share:.1%}" for share in shares), f"{np.mean(costs):.0%}", f"{max(costs):.0%}"]
+    found = {kind: float(np.mean(np.array(e) <= 0.5)) for kind, e in errors.items()}
+    return {**found, "mean_cost": float(np.mean(costs)), "most": max(costs)}
+
+
+def line(row: dict[str, float | str]) -> list[str]:
+    """A row of the table from one of the file."""
+    return [
+        str(row["trials"]),
+        *(f"{row[kind]:.1%}" for kind in ("tolerance", "collapse")),
+        *(f"{row[cost]:.0%}" for cost in ("mean_cost", "most")),
+    ]
+
+
+HEADER = ["trials", "tolerance", "collapse", "trials, mean", "most"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=300)
-    count = parser.parse_args().studies
-    print("| trials | tolerance | collapse | trials, mean | most |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    options = parser.parse_args()
+    rows: list[dict[str, float | str]] = []
+    print(f"| {' | '.join(HEADER)} |\n| --- | ---: | ---: | ---: | ---: |")
     for name, kind in KINDS.items():
-        print(f"| {name} | {' | '.join(scores(kind, count))} |", flush=True)
+        found = scores(kind, options.studies)
+        rows.append({"trials": name, "studies": options.studies, **found})
+        print(f"| {' | '.join(line(rows[-1]))} |", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

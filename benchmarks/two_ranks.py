@@ -143,7 +143,7 @@ class Saboteur(SilentProgress):
         self.notes.append(text.splitlines()[0])
         if not self.done or "trying again" not in text:
             return
-        jobs.HUNG_SECONDS, jobs.HUNG_GAPS = 1_800.0, 20
+        jobs.HUNG_SECONDS, jobs.HUNG_GAPS = 60.0, 20
         was = self.found[self.deed]
         was["seconds"] = time.monotonic() - self.began
         was["left"] = [pid for pid in was["pids"] if Path(f"/proc/{pid}").exists()]

@@ -4,8 +4,8 @@
     python docs/write_figures.py --check    exit 1 if one is not what the records say
 
 A table stands between `<!-- figures: KIND PATH -->` and `<!-- /figures -->`, PATH being a
-study's folder (two, joined by +) or a benchmark's .json file. What stands there is never
-edited by hand.
+study's folder (several, joined by +) or a benchmark's .json file. What stands there is never
+edited by hand. Tables of probes and of searches are made in the files beside this one.
 """
 
 from __future__ import annotations
@@ -17,46 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from figure_sources import ROOT, caption, read
+from tables_of_probes import PROBE_KINDS
+from tables_of_searches import SEARCH_KINDS
+
 from batchcliff import published
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.report.content import make_content
 from batchcliff.report.join import join
 from batchcliff.report.pagetables import mean_text
 from batchcliff.report.tables import markdown_table, published_rows, trial_rows
-from batchcliff.study.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"(?P<open><!-- figures: (?P<kind>[a-z-]+) (?P<path>\S+) -->\n)"
     r".*?(?P<close><!-- /figures -->)",
     re.DOTALL,
 )
 Cells = dict[tuple[str, int], list[TrialRecord]]
-
-
-def read(folder: Path) -> tuple[Store, list[tuple[str, int, int, str]], list[TrialRecord]]:
-    """A study's store, its plan as plain tuples, and its records."""
-    store = Store.open(folder, any_owner=True)
-    plan = [(c.arm, c.batch_size, c.seed, c.trial_id) for c in store.planned()]
-    return store, plan, list(store.records().values())
-
-
-def caption(records: list[TrialRecord], cells: int) -> str:
-    """Where and with what the figures were measured, and of how many trials."""
-    where = sorted({(r.provenance.device, r.provenance.code, r.provenance.data_source,
-                     r.provenance.versions, r.provenance.started[:10])
-                    for r in records if r.provenance})  # fmt: skip
-    devices = ", ".join(sorted({w[0] for w in where}))
-    codes = ", ".join(sorted({w[1] for w in where}))
-    sources = " ".join(sorted({w[2] for w in where}))
-    torch = ", ".join(sorted({dict(w[3]).get("torch", "?") for w in where}))
-    days = sorted({w[4] for w in where})
-    day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    seeds = len({r.spec.seed for r in records})
-    return (
-        f"{len(records)} trials in {cells} cells, {seeds} seed{'s' * (seeds > 1)} a cell; "
-        f"{devices}, torch {torch}, {codes}, {day}. Data: {sources}"
-    )
 
 
 def shown(records: list[TrialRecord]) -> str:
@@ -284,6 +261,8 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "answer": answer_table,
     "seeds": seeds_table,
     "trials": trials_table,
+    **PROBE_KINDS,
+    **SEARCH_KINDS,
 }
 
 
@@ -300,7 +279,7 @@ def rewritten(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Rewrite, or with --check only compare; 1 if something differs."""
     stale = []
-    for page in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         old = page.read_text()
         new = rewritten(old)
         if new != old:

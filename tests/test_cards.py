@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchcliff.studyfile import load_study, recipe_names
-from batchcliff.studyfile.schema import StudyTable, fields_of
+from batchcliff.studyfile.misplaced import fields_of
+from batchcliff.studyfile.schema import StudyTable
 from batchcliff.techniques import SEAMS, TECHNIQUES
 
 DOCS = Path(__file__).parents[1] / "docs"

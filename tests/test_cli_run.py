@@ -24,6 +24,7 @@ from batchcliff.study import supervisor
 from batchcliff.study.grid import trials
 from batchcliff.study.store import Planned, Store
 from batchcliff.study.supervisor import RunSummary
+from batchcliff.studyfile import load_study
 from batchcliff.workloads import DIGITS
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -250,7 +251,7 @@ def test_export_has_a_row_per_trial_in_each_format(half_done: Trainer) -> None:
 
 
 def test_two_arms_that_share_a_record_are_both_exported(trainer: Trainer) -> None:
-    study = api.load_study("digits", overrides=["batch_sizes=[128]", "seeds=1"])
+    study = load_study("digits", overrides=["batch_sizes=[128]", "seeds=1"])
     spec = trials(study, DIGEST)[0]
     study = dataclasses.replace(study, arms=study.arms[:1])
     trainer(
@@ -362,9 +363,7 @@ def test_a_study_from_nothing_to_its_report(home: Path) -> None:
     page = Path(first.stdout.splitlines()[-1].removeprefix("report: "))
     assert page.read_bytes().lower().startswith(b"<!doctype html")
     summary = api.run(
-        api.load_study(
-            "digits", seeds="1", batch_sizes="256,512", budget="2ep", overrides=[short]
-        ),
+        load_study("digits", seeds="1", batch_sizes="256,512", budget="2ep", overrides=[short]),
         workers=1,
     )
     assert (summary.counts, summary.exit_code) == ({"ok": 4}, 0)  # nothing was run again

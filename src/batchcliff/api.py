@@ -7,10 +7,8 @@ Each returns a frozen value and prints nothing. Importing this module imports no
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,6 @@ from batchcliff.diagnosing import diagnose
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import ImportReport, find_imported, import_, report_imported
 from batchcliff.planning import (
-    STUDIES,
     Plan,
     PlannedTrial,
     check_device,
@@ -28,24 +25,23 @@ from batchcliff.planning import (
     lr_choices,
     plan,
     resolved,
-    usual_workers,
     with_weights,
 )
-from batchcliff.record import Outcome, TrialRecord
+from batchcliff.record import Outcome
 from batchcliff.spec import StudySpec
-from batchcliff.study.cost import Cost, expected
+from batchcliff.standing import CellStatus, Status, cells_of, find_study, status
 from batchcliff.study.printable import escaped, json_text, printable
 from batchcliff.study.progress import Progress, SilentProgress
-from batchcliff.study.tuning import reported_plan, tuning_records
-from batchcliff.studyfile import load_study, recipe_text
+from batchcliff.study.tuning import reported_plan
+from batchcliff.studyfile import recipe_text
 from batchcliff.workloads import load_workload
 
 if TYPE_CHECKING:
     from batchcliff.advising import Advised
+    from batchcliff.advising.probe import Probed
     from batchcliff.machine import Check
     from batchcliff.schedule_view.view import View
     from batchcliff.stats.budget import Budget
-    from batchcliff.study.store import Store
     from batchcliff.study.supervisor import RunSummary
 
 __all__ = [
@@ -63,6 +59,7 @@ __all__ = [
     "import_",
     "init",
     "plan",
+    "probe",
     "report",
     "run",
     "schedule",
@@ -71,47 +68,6 @@ __all__ = [
 ]
 
 FORMATS = ("csv", "json", "md")
-COUNTS = (*(outcome.value for outcome in Outcome), "missing")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CellStatus:
-    """How the trials of one cell ended; `counts` has every outcome, and "missing".
-
-    planned = ok + diverged + infeasible + oom + timeout + failed + missing, always.
-    """
-
-    arm: str
-    batch_size: int
-    planned: int
-    counts: dict[str, int]
-    accuracy: float | None  # mean over the ok trials, running batch-norm statistics
-
-    def __post_init__(self) -> None:
-        assert self.planned == sum(self.counts.values()), self
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Status:
-    """How far a study is: a row for each cell."""
-
-    study: StudySpec
-    folder: Path
-    cells: tuple[CellStatus, ...]
-    quarantined: tuple[str, ...]
-    cost: Cost  # of the missing trials
-    tuning: tuple[CellStatus, ...] = ()  # the trials that choose rates; validation accuracy
-    search: tuple[str, ...] = ()  # of an adaptive study: what is known of each cliff, in words
-
-    @property
-    def planned(self) -> int:
-        """Trials of all cells."""
-        return sum(cell.planned for cell in self.cells)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The counts of all cells."""
-        return {name: sum(cell.counts[name] for cell in self.cells) for name in COUNTS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +89,7 @@ def run(
     progress: Progress | None = None,
     extend: bool = False,
     accept_code_change: bool = False,
+    shared: bool = False,
     weights: str | Path | None = None,
     checkpoint_every: float = 120.0,
     micro_batch: int | str | None = None,
@@ -146,6 +103,7 @@ def run(
     workers: processes that train side by side, None for as many as fit; extend: the study may
     be the one in the folder with more seeds, batch sizes or arms, which are added to it;
     accept_code_change: go on although the code that trains is another than in the folder;
+    shared: the study is for all users of its folder's group, who each say so;
     weights: a safetensors file to begin with in place of the study's own pretraining;
     checkpoint_every: seconds after which a trial that is under way is saved at the end of an
     epoch, so that a run that is interrupted goes on from there; 0: never;
@@ -162,9 +120,10 @@ def run(
     spec = with_weights(resolved(study, own), weights)
     from batchcliff.stats.search import search
     from batchcliff.stats.tuning import best_lr
-    from batchcliff.study import supervisor
+    from batchcliff.study import sharing, supervisor
 
     shown, exit_code = progress or SilentProgress(), 1
+    umask = os.umask(sharing.UMASK) if shared else None
     try:
         summary = supervisor.run_study(
             spec,
@@ -176,6 +135,7 @@ def run(
             workload_reference=workload,
             extend=extend,
             accept_code_change=accept_code_change,
+            shared=shared,
             weights=Path(weights) if weights else None,
             checkpoint_every=checkpoint_every,
             micro_batch=micro_batch,
@@ -187,110 +147,10 @@ def run(
         )
         exit_code = summary.exit_code
     finally:
+        if umask is not None:
+            os.umask(umask)
         shown.ended(exit_code=exit_code)
     return summary
-
-
-def find_study(name: str | Path) -> Path:
-    """The folder of a study: a path, or a name that means studies/NAME.
-
-    Raises UsageError with the nearest study that there is.
-    """
-    from batchcliff.study.identity import STUDY
-
-    given = Path(name)
-    with contextlib.suppress(OSError, ValueError):  # what no path can be is no study either
-        for folder in (given, STUDIES / given):
-            if (folder / STUDY).is_file():
-                return folder
-        if given.suffix == ".toml" and given.is_file():
-            return find_study(STUDIES / load_study(given).name)
-    if find_imported(name) is not None:
-        raise UsageError(
-            f"{printable(name)!r} is an imported table, not a study: no trial of it ran here. "
-            "`batchcliff report` shows it."
-        )
-    known = sorted(p.parent.name for p in STUDIES.glob(f"*/{STUDY}"))
-    hint = did_you_mean(given.name, known) if known else " `batchcliff run` makes one."
-    raise UsageError(f"no study at {printable(name)!r}.{hint}")
-
-
-def _cells(
-    store: Store, records: Mapping[str, TrialRecord]
-) -> dict[tuple[str, int], list[TrialRecord | None]]:
-    """The records of each cell, under the arm's name of the plan; None for a missing one.
-
-    An arm's name is a label and no part of a trial's id, so two arms may share a record.
-    records: of the store, by trial id.
-    """
-    cells: dict[tuple[str, int], list[TrialRecord | None]] = {}
-    for planned in reported_plan(store):
-        record = records.get(planned.trial_id)
-        if record is not None and record.spec.arm != planned.arm:
-            labelled = dataclasses.replace(record.spec, arm=planned.arm)
-            record = dataclasses.replace(record, spec=labelled)
-        cells.setdefault((planned.arm, planned.batch_size), []).append(record)
-    order = {arm.name: index for index, arm in enumerate(store.study.arms)}
-    return dict(sorted(cells.items(), key=lambda item: (order.get(item[0][0], 0), item[0][1])))
-
-
-def status(study: str | Path) -> Status:
-    """How far the study in a folder is. Raises UsageError if there is none."""
-    from batchcliff.study.store import Store
-
-    folder = find_study(study)
-    with Store.open(folder) as store:
-        records = store.records()
-        cells, tuning = _cells(store, records), tuning_records(store, records)
-        spec, bad = store.study, tuple(q.name for q in store.quarantined)
-    cells_left = [*cells.items(), *tuning.items()]
-    return Status(
-        study=spec,
-        folder=folder,
-        cells=tuple(_cell_status(*cell, found) for cell, found in cells.items()),
-        quarantined=bad,
-        cost=_cost_left(cells_left),
-        tuning=tuple(_cell_status(*cell, found) for cell, found in tuning.items()),
-        search=_searched(spec, cells),
-    )
-
-
-def _searched(
-    study: StudySpec, cells: dict[tuple[str, int], list[TrialRecord | None]]
-) -> tuple[str, ...]:
-    """What an adaptive study knows of each cliff by the records of its cells."""
-    if study.search is None:
-        return ()
-    from batchcliff.stats.search import brackets
-
-    every = [r for found in cells.values() for r in found if r is not None]
-    found = {(r.spec.arm, r.spec.batch_size, r.spec.seed): r for r in every}
-    return brackets(study, found).lines
-
-
-def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> CellStatus:
-    counts = dict.fromkeys(COUNTS, 0)
-    for record in found:
-        counts["missing" if record is None else record.outcome.value] += 1
-    ok = [r.accuracy for r in found if r and r.outcome is Outcome.OK and r.accuracy is not None]
-    return CellStatus(
-        arm=arm,
-        batch_size=batch_size,
-        planned=len(found),
-        counts=counts,
-        accuracy=math.fsum(ok) / len(ok) if ok else None,
-    )
-
-
-def _cost_left(cells: list[tuple[tuple[str, int], list[TrialRecord | None]]]) -> Cost:
-    """Of the missing trials, where each of their batch sizes has a trial that has run."""
-    records = [record for _, found in cells for record in found if record is not None]
-    examples = {r.spec.batch_size: r.ledger.examples for r in records if r.ledger}
-    missing = [size for (_, size), found in cells for r in found if r is None]
-    if any(size not in examples for size in missing):
-        return Cost(seconds=None, basis="unknown until each batch size has run; see `plan`")
-    work = [(size, examples[size]) for size in missing]
-    return expected(work, records, workers=usual_workers("auto"))
 
 
 def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
@@ -303,7 +163,7 @@ def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
             f"unknown format {printable(format)!r}.{did_you_mean(format, FORMATS)}"
         )
     with Store.open(find_study(study)) as store:
-        cells = _cells(store, store.records())
+        cells = cells_of(store, store.records())
     found = [r for cell in cells.values() for r in cell if r is not None]
     rows = tables.trial_rows(found)
     if format == "json":
@@ -325,6 +185,7 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
         return Report(page=shown.page, headlines=(*shown.headlines, shown.marks[0]))
     folder = find_study(study)
     from batchcliff.report.vega import Engine
+    from batchcliff.study.sharing import plain_folder
     from batchcliff.study.store import Store
 
     with Engine() as engine:  # it starts while records are read
@@ -335,7 +196,7 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
             spec, quarantined = store.study, [q.name for q in store.quarantined]
         from batchcliff.report import write_report
 
-        place = Path(out) if out is not None else folder / "report"
+        place = Path(out) if out is not None else plain_folder(folder / "report")
         written = write_report(
             spec,
             list(records.values()),
@@ -360,7 +221,7 @@ def target(study: str | Path, accuracy: float | None = None) -> tuple[Budget, ..
     from batchcliff.study.store import Store
 
     with Store.open(find_study(study)) as store:
-        cells = _cells(store, store.records())
+        cells = cells_of(store, store.records())
         own = store.study.settings.stop.accuracy
     if accuracy is None and not own:
         raise UsageError(
@@ -387,6 +248,28 @@ def advise(study: str | Path) -> Advised:
     if (table := find_imported(study)) is not None:
         return advise_imported(table)
     return advise_study(find_study(study))
+
+
+def probe(
+    study: str | Path | None = None,
+    *,
+    workload: str | None = None,
+    arm: str | None = None,
+    seconds: float = 60.0,
+    device: str = "auto",
+    data: str | Path | None = None,
+) -> Probed:
+    """`advise --probe`: predictions of a short run, where no study exists (docs/advice.md).
+
+    study: a study file or a recipe's name; with `workload`, `module:function`, it may be left
+    out. arm: None for the reference; seconds: of measuring, without the start of two
+    processes. Writes nothing. Raises UsageError, DataError.
+    """
+    from batchcliff.advising.probe import advise_probe
+
+    return advise_probe(
+        study, workload=workload, arm=arm, seconds=seconds, device=device, data=data
+    )
 
 
 def init(recipe: str) -> str:

@@ -36,6 +36,7 @@ from batchcliff.cli_options import (
     Ranks,
     Seeds,
     Set,
+    Shared,
     StudyFolder,
     StudySource,
     Weights,
@@ -68,6 +69,8 @@ A batch size is the number of examples per optimizer update, always.
   batchcliff export article > trials.csv   a row per trial
 
   batchcliff schedule article              the learning rate of every update
+
+  batchcliff advise --probe my.toml        predictions before any study, in a minute
 
 [bold]Exit codes[/bold]
 
@@ -190,6 +193,7 @@ def run_verb(
     workload: WorkloadOption = None,
     extend: Extend = False,
     accept_code_change: AcceptCodeChange = False,
+    shared: Shared = False,
     weights: Weights = None,
     checkpoint_every: CheckpointEvery = 120.0,
     micro_batch: MicroBatch = None,
@@ -213,6 +217,7 @@ def run_verb(
     progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
     where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
     where |= {"extend": extend, "weights": weights, "checkpoint_every": checkpoint_every}
+    where |= {"shared": shared}
     where |= {"accept_code_change": accept_code_change, "workload": workload, "grace": grace}
     where |= {"micro_batch": micro_batch, "deterministic": deterministic, "ranks": ranks}
     _finish(api.run(spec, progress=progress, **where), as_json)

@@ -94,6 +94,15 @@ AcceptCodeChange = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Shared = Annotated[
+    bool,
+    typer.Option(
+        "--shared",
+        help="The study's folder is for everybody in its group, who each run with this. "
+        "Default: for you alone.",
+        rich_help_panel=PLACE,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(

@@ -10,7 +10,6 @@ from batchcliff.cli_options import Json, StudyFolder
 
 if TYPE_CHECKING:
     from batchcliff.stats.budget import Budget
-    from batchcliff.stats.intervals import Estimate
 
 HEADER = ("batch size", "trials", "updates", "interval", "examples", "of perfect scaling",
           "device s")  # fmt: skip
@@ -35,6 +34,7 @@ def target_verb(
     Example: batchcliff target digits 0.9
     """
     from batchcliff import api, show
+    from batchcliff.report.target import knee_sentences
 
     found = api.target(study, accuracy)
     if as_json:
@@ -43,7 +43,7 @@ def target_verb(
     for curve in found:
         show.write(f"{curve.arm}: updates to {curve.target:.1%} test accuracy", "")
         show.write_table(HEADER, _rows(curve))
-        show.write("", *_sentences(curve), *_hours(curve), "")
+        show.write("", *knee_sentences(curve), *_hours(curve), "")
 
 
 def _rows(curve: Budget) -> list[tuple[str, ...]]:
@@ -81,24 +81,3 @@ def _hours(curve: Budget) -> list[str]:
         f"that shared the device, {hours:.2g} device hours for all trials that reached it."
     )
     return [text]
-
-
-def _sentences(curve: Budget) -> list[str]:
-    """The knee and both ends of the fit, each with its interval, or why there are none; then
-    why batch sizes have no value."""
-    from batchcliff.report.words import cliff_text, interval_text
-
-    if curve.knee.value is None:
-        return [f"No knee can be given: {curve.knee.note}.", *curve.notes]
-
-    def said(estimate: Estimate) -> str:
-        interval = interval_text(estimate)
-        why = f"{estimate.level:.0%} interval: {interval}" if interval else "no interval"
-        return f"{cliff_text(estimate)} ({why})"
-
-    return [
-        f"Knee (twice the fewest updates and examples) at batch size {said(curve.knee)}.",
-        f"Fewest updates, however large the batch: {said(curve.fewest_updates)}.",
-        f"Fewest examples, however small: {said(curve.fewest_examples)}.",
-        *curve.notes,
-    ]

@@ -31,8 +31,8 @@ def diagnose(study: str | Path) -> Diagnosed:
     Raises UsageError if there is no study, and for an imported table, which has accuracies and
     nothing that a cause could be told from.
     """
-    from batchcliff.api import find_study
     from batchcliff.report.join import join, planned_specs
+    from batchcliff.standing import find_study
     from batchcliff.stats.diagnose import diagnose as diagnosis_of
     from batchcliff.stats.noise_scale import noise_scale_rows
     from batchcliff.stats.summary import summarize

@@ -103,6 +103,12 @@ class Provenance:
     micro_batch: int = field(default=0, metadata=ADDED)
     ranks: int = field(default=1, metadata=ADDED)  # processes that shared every batch
 
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of devices that the trial took: those of every rank, over the workers that
+        shared each."""
+        return self.seconds * self.ranks / self.workers
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transfer:

@@ -11,9 +11,9 @@ from batchcliff.study.printable import json_text, printable
 from batchcliff.study.progress import duration_text
 
 if TYPE_CHECKING:
-    from batchcliff.api import Status
     from batchcliff.machine import Check
     from batchcliff.planning import Plan, PlannedTrial
+    from batchcliff.standing import Status
     from batchcliff.study.cost import Cost
 
 PIPE_WIDTH = 160  # columns where the output is no terminal and nothing need be cut

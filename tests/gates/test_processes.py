@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import fake_worker
 import pytest
@@ -261,7 +262,7 @@ def test_a_heartbeat_is_no_progress(tmp_path: Path, fakes: None) -> None:
 def test_control_a_watchdog_that_hears_anything_is_fooled(
     tmp_path: Path, fakes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hears(self: Busy, place: object = None) -> None:
+    def hears(self: Busy, message: Mapping[str, Any]) -> None:
         self.heard = time.monotonic()
 
     monkeypatch.setattr(Busy, "hears", hears)
@@ -275,12 +276,11 @@ def test_where_a_worker_hung_is_in_the_record(
     """A real worker that sleeps in its network's code: its stack is dumped before the kill."""
     heard = Busy.hears
 
-    def hears(self: Busy, place: object = None) -> None:
-        jobs_module.HUNG_SECONDS = 3.0  # from "ready" on: importing torch takes its time
-        heard(self, place)
+    def hears(self: Busy, message: Mapping[str, Any]) -> None:
+        jobs_module.PHASE_SECONDS = 3.0  # from "ready" on: importing torch takes its time
+        heard(self, message)
 
-    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 600.0)
-    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
+    monkeypatch.setattr(jobs_module, "PHASE_SECONDS", 600.0)
     monkeypatch.setattr(Busy, "hears", hears)
     monkeypatch.setattr(dispatch, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("FAULTS", json.dumps({"0": "sleep 600"}))
@@ -288,7 +288,7 @@ def test_where_a_worker_hung_is_in_the_record(
     summary = run(study_of(seeds=1, batch_sizes=(16,)), tmp_path / "s", told, workers=1)
     assert (summary.exit_code, summary.counts) == (3, {"failed": 1})
     record: TrialRecord = told.of("finished")[0][2]
-    assert record.reason.startswith("the worker hung")
+    assert record.reason.startswith("the worker hung while preparing\n")
     assert "misbehave" in record.reason and "faulty.py" in record.reason
     with Store.open(tmp_path / "s") as store:
         (hung,) = [event for event in store.events()[0] if event["event"] == "hung"]

@@ -51,7 +51,7 @@ def test_the_browser_would_have_told(tmp_path: Path) -> None:
 
 
 def test_a_report_draws_everything_in_silence(report: Path, tmp_path: Path) -> None:
-    body = check_quiet(report / "index.html", tmp_path, charts=22)
+    body = check_quiet(report / "index.html", tmp_path, charts=23)
     assert "8,192" in body and "test accuracy" in body
 
 

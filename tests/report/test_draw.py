@@ -165,6 +165,18 @@ def test_the_legend_draws_no_dashes_around_its_symbols() -> None:
     assert not any(re.search(rb'stroke-width="[1-9]', s) for s in symbols)
 
 
+def test_the_legend_of_lines_alone_shows_their_colours() -> None:
+    """Small charts have no points: a symbol that is only filled would be invisible."""
+    made = many_arms(10)
+    content = make_content(made.study, made.records(diverged=False), made.planned())
+    svg, _ = svg_and_png(static_specs(content)["training-loss"])
+    symbols = re.findall(rb'<g class="mark-symbol role-legend-symbol".*?</g>', svg)
+    drawn = [re.search(rb'stroke="(#\w{6})" stroke-width="[1-9]', s) for s in symbols]
+    colours = {match[1].decode() for match in drawn if match}
+    assert len(symbols) == 10 == sum(match is not None for match in drawn)
+    assert colours == {look.colour(slot) for slot in range(10)}
+
+
 @pytest.mark.parametrize(("panels", "width"), [(1, 740), (2, 345), (3, 230), (7, 230)])
 def test_few_small_charts_fill_the_picture(panels: int, width: int) -> None:
     made = Synthetic(seeds=1, sizes=SIZES[:panels])

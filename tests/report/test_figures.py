@@ -53,8 +53,18 @@ def test_diverged_trials_lie_on_the_floor_and_in_no_mean(synthetic: Synthetic) -
 
 def test_the_title_says_what_was_run(synthetic: Synthetic) -> None:
     figure = content_of(synthetic).accuracy
-    for part in ("article on cifar10", "100ep", "3 seeds a cell", "42 of 42 trials", "JPEG"):
+    parts = ("article on cifar10", "budget: 100 epochs", "3 seeds a cell", "42 of 42 trials")
+    for part in (*parts, "JPEG"):
         assert part in figure.subtitle
+
+
+def test_cells_with_different_numbers_of_seeds_are_said_to_have_at_most_so_many(
+    synthetic: Synthetic,
+) -> None:
+    """A search gives a cell as many seeds as it needs."""
+    planned = [p for p in synthetic.planned() if p[1:3] != (1024, 2)]
+    content = make_content(synthetic.study, synthetic.records(), planned)
+    assert "at most 3 seeds a cell" in content.accuracy.subtitle
 
 
 def test_tolerance_cliffs_have_bands_in_the_arms_colour(synthetic: Synthetic) -> None:

@@ -131,7 +131,7 @@ def test_the_files_that_are_promised(report: Path) -> None:
     text = text_of(report)
     names = {p.name for p in report.iterdir()}
     figures = ("accuracy", "published", "differences", "training-accuracy", "training-loss",
-               "learning-rate")  # fmt: skip
+               "learning-rate", "updates-to-target")  # fmt: skip
     wanted = {f"{name}.{kind}" for name in figures for kind in ("svg", "png")}
     assert names == wanted | {"index.html", "results.csv", "results.md", "summary.json"}
     linked = {attrs["href"] for tag, attrs in Page(text).tags if tag == "a"}
@@ -148,7 +148,7 @@ def test_tables_and_figures_can_be_read_aloud(report: Path) -> None:
     tables = sum(tag == "table" for tag, _ in page.tags)
     assert tables == sum(tag == "caption" for tag, _ in page.tags) >= 6
     pictures = [attrs for _, attrs in page.tags if attrs.get("role") == "img"]
-    assert len(pictures) == 22 and all(attrs.get("aria-label") for attrs in pictures)
+    assert len(pictures) == 23 and all(attrs.get("aria-label") for attrs in pictures)
 
 
 def test_an_unwritable_folder_is_a_storage_error(single: Synthetic, tmp_path: Path) -> None:

@@ -204,6 +204,17 @@ def test_a_loss_that_still_falls_where_equal_updates_are_not_to_be_had() -> None
     assert control.finding(UPDATES).verdict == CANNOT_TELL
 
 
+def test_a_loss_that_stands_still_is_not_short_of_updates() -> None:
+    """At guessing's loss as the smaller batch was after as many updates: that is no proof."""
+    still = record("none", 128, 0.1, (2.4, *[2.31] * 19), updates_per_epoch=50.0)
+    held = record("none", 64, 0.9, (*[2.31] * 15, 1.5, 0.7, 0.3, 0.15, 0.1))
+    specs = [held.spec, still.spec]
+    found = diagnose([held, still], specs, summarize([held, still], specs, "none")).cells[0]
+    loss, equal, falls, guessing = found.finding(UPDATES).evidence
+    assert (loss.says, equal.says, falls.says, guessing.says) == (YES, YES, NO, YES)
+    assert found.finding(UPDATES).verdict == CANNOT_TELL
+
+
 # generalization ------------------------------------------------------------------------------
 
 

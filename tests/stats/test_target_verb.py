@@ -28,7 +28,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def told(monkeypatch: pytest.MonkeyPatch, records: list[TrialRecord]) -> str:
     """What the verb prints of a study that has these records."""
-    monkeypatch.setattr(api, "_cells", lambda *_: {("none", 0): [*records, None]})
+    monkeypatch.setattr(api, "cells_of", lambda *_: {("none", 0): [*records, None]})
     result = CliRunner().invoke(app, ["target", "digits", "0.8"])
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -83,6 +83,6 @@ def test_what_is_refused(digits: Path, words: tuple[str, str], said: str) -> Non
 def test_without_a_measured_trial_there_is_nothing_to_say(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_cells", lambda *_: {("none", 64): [None]})
+    monkeypatch.setattr(api, "cells_of", lambda *_: {("none", 64): [None]})
     result = CliRunner().invoke(app, ["target", "digits", "0.9"])
     assert (result.exit_code, "has no measured trial yet" in result.output) == (2, True)

@@ -95,9 +95,9 @@ def train(spec: TrialSpec, epochs: int = 8, seconds: float = 0.0) -> TrialRecord
     )
 
 
-def start(folder: Path, trials: int, base_lr: float = 0.1) -> Store:
+def start(folder: Path, trials: int, base_lr: float = 0.1, *, shared: bool = False) -> Store:
     study = study_of(trials, base_lr)
-    store = Store.create(folder, study, DATA, CODE)
+    store = Store.create(folder, study, DATA, CODE, shared=shared)
     store.extend(map(Planned.of, specs_of(study)))
     return store
 
@@ -196,7 +196,9 @@ def peer(options: argparse.Namespace) -> int:
     if options.stop:
         os.kill(os.getpid(), signal.SIGSTOP)
     try:
-        with start(options.folder, options.trials, options.lr) as store:
+        if options.shared:
+            os.umask(int(options.umask, 8))
+        with start(options.folder, options.trials, options.lr, shared=options.shared) as store:
             if options.need:
                 store.check_space(options.need)
             if not options.only_create:
@@ -269,6 +271,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--broken", default="")
     options.add_argument("--only-create", action="store_true")
     options.add_argument("--stop", action="store_true")
+    options.add_argument("--shared", action="store_true")
+    options.add_argument("--umask", default="007")  # of `sharing.UMASK`
     return options
 
 

@@ -46,6 +46,7 @@ def work(channel: Channel, job: dict[str, Any]) -> None:
     ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
     ids = [spec.trial_id for spec in specs]
     start = time.monotonic()
+    channel.send("phase", phase="training")
     for done in REPORTS:
         time.sleep(float(os.environ.get("PAUSE", "0.01")))
         seconds = time.monotonic() - start

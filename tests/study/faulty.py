@@ -51,12 +51,13 @@ def misbehave(seed: int) -> str:
             ctypes.string_at(0)
         case "sleep":
             time.sleep(float(argument))
-        case "once":  # the first time only
+        case "once" | "stop":  # the first time only
             try:
                 Path(argument).touch(exist_ok=False)
             except FileExistsError:
                 return name
-            os.kill(os.getpid(), signal.SIGABRT)
+            os.kill(os.getpid(), signal.SIGABRT if name == "once" else signal.SIGSTOP)
+            time.sleep(600)
         case "hungry":
             most = 1 << 30
             resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import sys
 from collections import Counter
 from pathlib import Path
@@ -122,34 +123,86 @@ def test_choose_changes_nothing() -> None:
     assert waiting == JOBS
 
 
-def test_a_worker_hangs_when_it_is_silent_for_longer_than_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    state = Busy(JOBS[0], {}, {}, 0, heard=now)
-    now += 1_799
-    assert not state.hung
-    now += 2
-    assert state.hung
-    state.hears()
-    assert not state.hung
-    assert state.longest_gap == 1_801
-    now += 20 * 1_801 - 1
-    assert not state.hung, "a slow trial: twenty times its longest silence is allowed"
-    now += 2
-    assert state.hung
-    assert dataclasses.replace(state, longest_gap=0.0).hung
+class Clock:
+    """Time that passes when it is told to; the worker is looked at every half second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        self.busy = Busy(JOBS[0], {}, {}, 0, heard=self.now, looked=self.now)
+
+    def says(self, event: str, after: float = 0.0, **fields: object) -> None:
+        self.now += after
+        self.busy.hears({"event": event, **fields})
+
+    def advances(self, *, count: int = 1, every: float) -> None:
+        for _ in range(count):
+            done = self.busy.place[1] + 1
+            self.says("progress", every, ids=["a"], done=done)
+
+    def hangs_after(self) -> float:
+        """Seconds of silence from now on until it is taken for hung."""
+        began = self.now
+        while not self.busy.is_hung():
+            self.now += 0.5
+        return self.now - began
 
 
-def test_a_sign_of_life_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    state = Busy(JOBS[0], {}, {}, 0, heard=now)
-    state.hears((["a"], 3))
-    for _ in range(20):
-        now += 100
-        state.hears((["a"], 3))
-    assert state.hung
-    state.hears((["a"], 4))
-    assert not state.hung
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_phase_of_unknown_length_may_be_silent_for_long(clock: Clock) -> None:
+    """A compilation is none of what hangs, nor is the first epoch of a slow trial."""
+    assert clock.hangs_after() == pytest.approx(1_800, abs=1)
+    clock.says("phase", phase="training")
+    assert clock.hangs_after() == pytest.approx(1_800, abs=1)
+    clock.says("started", ids=["a"])
+    assert clock.busy.phase == "preparing"
+    assert clock.hangs_after() == pytest.approx(1_800, abs=1)
+
+
+def test_twenty_times_the_median_without_progress_is_a_hang(clock: Clock) -> None:
+    clock.says("phase", phase="training")
+    clock.advances(count=9, every=1.0)
+    assert clock.hangs_after() == pytest.approx(60, abs=1), "sixty seconds at least"
+    clock.advances(count=20, every=10.0)
+    assert clock.hangs_after() == pytest.approx(200, abs=1)
+    clock.advances(every=150.0)
+    assert clock.hangs_after() == pytest.approx(200, abs=1), "one that was slow changes little"
+
+
+def test_an_evaluation_is_measured_apart_from_training(clock: Clock) -> None:
+    clock.says("phase", phase="training")
+    clock.advances(count=9, every=1.0)
+    clock.says("phase", phase="evaluating")
+    assert clock.hangs_after() == pytest.approx(1_800, abs=1), "the first one"
+    clock.says("phase", phase="training")
+    clock.says("phase", phase="evaluating")
+    median = statistics.median_high(clock.busy.gaps["evaluating"])
+    assert clock.hangs_after() == pytest.approx(20 * median, abs=1)
+    clock.says("phase", phase="training")
+    clock.advances(every=1.0)
+    assert clock.hangs_after() == pytest.approx(60, abs=1)
+
+
+def test_a_sign_of_life_is_no_progress(clock: Clock) -> None:
+    clock.says("phase", phase="training")
+    clock.advances(count=3, every=1.0)
+    for _ in range(140):
+        clock.says("progress", 0.5, ids=["a"], done=1)
+        clock.says("phase", phase="training")
+        hung = clock.busy.is_hung()
+    assert hung
+    clock.advances(every=1.0)
+    assert not clock.busy.is_hung()
+
+
+def test_time_in_which_nobody_listened_is_not_the_workers(clock: Clock) -> None:
+    """A batch system stops all processes of a job and lets them go on an hour later."""
+    clock.says("phase", phase="training")
+    clock.advances(count=3, every=1.0)
+    clock.now += 3_600
+    assert not clock.busy.is_hung()
+    assert clock.hangs_after() == pytest.approx(60, abs=1)

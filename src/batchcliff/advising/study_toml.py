@@ -16,6 +16,7 @@ from batchcliff.techniques.batch_warmup import BatchWarmup
 from batchcliff.workloads import WORKLOADS
 
 MORE_SEEDS = 8
+UNSAID = ("explosion", "stop")  # settings whose defaults, which do nothing, cannot be written
 FINEST = 2**0.25  # steps of the confirming grid: a quarter of an octave
 
 
@@ -147,7 +148,8 @@ def _settings(settings: Settings, base: Settings | None) -> dict[str, Any]:
         value = getattr(settings, f.name)
         if value is None or (own and f.name in ("model", "batch_norm")):
             continue
-        other = None if base is None else getattr(base, f.name)
+        unsaid = Settings() if f.name in UNSAID else None
+        other = getattr(base or unsaid, f.name, None)
         if not dataclasses.is_dataclass(value) or isinstance(value, type):
             if value != other:
                 found[f.name] = value

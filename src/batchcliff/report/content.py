@@ -9,6 +9,7 @@ from typing import Any
 from batchcliff.published import Published, load
 from batchcliff.record import TrialRecord
 from batchcliff.report import pagetables as pages
+from batchcliff.report.budget_words import budget_text, with_budget
 from batchcliff.report.curves import (
     gradient_norm_curves,
     learning_rate_curves,
@@ -39,6 +40,7 @@ from batchcliff.report.ledger import (
 )
 from batchcliff.report.pagetables import Table
 from batchcliff.report.tables import PublishedRow, published_rows
+from batchcliff.report.target import UpdatesToTarget, target_figure, target_table
 from batchcliff.report.transfer import TransferByBatch, transfer_figure, transfer_table
 from batchcliff.report.tuning import tuning_table, tuning_warnings
 from batchcliff.report.words import CliffRow, cliff_rows, headline
@@ -66,6 +68,7 @@ class Content:
     learning_rates: CurvePanels
     gradient_norms: tuple[CurvePanels, ...]  # by update, by epoch
     transfer: TransferByBatch | None  # None: nothing was fine-tuned
+    target: UpdatesToTarget | None  # None: no arm has two batch sizes that say when
     published: Published | None
     published_figure: AccuracyByBatch | None
     published_rows: tuple[PublishedRow, ...]
@@ -110,6 +113,8 @@ def make_content(
     ledger, places = ledger_rows(joined), environment_rows(joined.records)
     data_note = jpeg_note(places, study.data)
     aside = tuple(str(q) for q in quarantined)
+    budget = budget_text(study, specs)
+    transfer = transfer_figure(study.name, joined, slot_of, level)
     return Content(
         study=study,
         joined=joined,
@@ -118,14 +123,20 @@ def make_content(
         cliffs=cliff_rows(summary),
         counts=counts_by_outcome(joined),
         accuracy=accuracy_figure(
-            study, joined, summary, slot_of, "JPEG-recompressed images" if data_note else ""
+            study,
+            joined,
+            summary,
+            slot_of,
+            budget,
+            "JPEG-recompressed images" if data_note else "",
         ),
-        differences=differences_figure(study, joined, summary, slot_of),
-        training=training_curves(joined, slot_of),
-        growth=growth_curves(joined, slot_of),
-        learning_rates=learning_rate_curves(joined, slot_of),
-        gradient_norms=gradient_norm_curves(joined, slot_of),
-        transfer=transfer_figure(study.name, joined, slot_of, level),
+        differences=with_budget(differences_figure(study, joined, summary, slot_of), budget),
+        training=_all_with(training_curves(joined, slot_of), budget),
+        growth=with_budget(growth_curves(joined, slot_of), budget),
+        learning_rates=with_budget(learning_rate_curves(joined, slot_of), budget),
+        gradient_norms=_all_with(gradient_norm_curves(joined, slot_of), budget),
+        transfer=None if transfer is None else with_budget(transfer, budget),
+        target=target_figure(study, joined, summary, slot_of, budget),
         published=published,
         published_figure=published_figure(published, slot_of) if published else None,
         published_rows=published_rows(joined, published) if published else (),
@@ -144,8 +155,12 @@ def make_content(
         choices=tuple(choices),
         diagnosis=diagnose(joined.records, specs, summary),
         noise=noise_scale_rows(joined.labelled, summary),
-        probes=probe_curves(joined, slot_of),
+        probes={n: with_budget(f, budget) for n, f in probe_curves(joined, slot_of).items()},
     )
+
+
+def _all_with(figures: Iterable[CurvePanels], budget: str) -> tuple[CurvePanels, ...]:
+    return tuple(with_budget(figure, budget) for figure in figures)
 
 
 def _answers(records: Iterable[TrialRecord], planned: Sequence[Planned]) -> list[TrialRecord]:
@@ -171,6 +186,8 @@ def tables(content: Content) -> dict[str, Table]:
         found.append(noise_table(content.noise))
     if content.transfer is not None:
         found.append(transfer_table(content.joined, content.summary.level))
+    if content.target is not None:
+        found.append(target_table(content.target))
     if content.choices:
         found.append(tuning_table(content.choices, content.study, content.summary))
     if content.published is not None:
@@ -196,6 +213,10 @@ def summary_plain(content: Content) -> dict[str, Any]:
         "quarantined": content.quarantined,
     } | {
         name: value
-        for name, value in (("learning_rates", content.choices), ("noise", content.noise))
+        for name, value in (
+            ("learning_rates", content.choices),
+            ("noise", content.noise),
+            ("updates_to_target", content.target),
+        )
         if value
     }

@@ -68,7 +68,7 @@ def accuracy_chart(
     layers = [
         lane_layer(),
         *_chance_layers(),
-        *_band_layers(colour),
+        *band_layers("bands", colour),
         layer(
             "points", "line", at | {"strokeDash": arms.dash(), "detail": text("part")},
             strokeWidth=2, clip=True,
@@ -157,13 +157,14 @@ def _chance_layers() -> list[Spec]:
     ]
 
 
-def _band_layers(colour: Spec) -> list[Spec]:
-    """Each cliff's interval as a light band, its value as a dashed rule, named beside it."""
+def band_layers(data: str, colour: Spec) -> list[Spec]:
+    """Each interval on the batch axis as a light band, its value as a dashed rule, named beside
+    it: of a cliff, of a knee."""
     band = {"x": place("low"), "x2": {"field": "high"}, "color": colour}
     rule = {"x": place("value"), "color": colour}
     layers = [
-        layer("bands", "rect", band, HAS_INTERVAL, opacity=0.1, clip=True),
-        layer("bands", "rule", rule, strokeWidth=1.5, strokeDash=[5, 4], clip=True),
+        layer(data, "rect", band, HAS_INTERVAL, opacity=0.1, clip=True),
+        layer(data, "rule", rule, strokeWidth=1.5, strokeDash=[5, 4], clip=True),
     ]
     where = {"x": place("value"), "y": place("top"), "text": text()}
     for side in ("left", "right"):
@@ -171,8 +172,8 @@ def _band_layers(colour: Spec) -> list[Spec]:
         style |= {"fontSize": 11.5, "fontWeight": 600}
         halo = style | {"stroke": "white", "strokeWidth": 4, "strokeJoin": "round"}
         only = f"datum.side == '{side}'"
-        layers.append(layer("bands", "text", where, only, **halo))
-        layers.append(layer("bands", "text", where | {"color": colour}, only, **style))
+        layers.append(layer(data, "text", where, only, **halo))
+        layers.append(layer(data, "text", where | {"color": colour}, only, **style))
     return layers
 
 

@@ -74,7 +74,7 @@ def _panel(
     x = _place_axis(panel, panel.place or figure.place, beside)
     at = {"x": x, "y": _value_axis(figure, every)}
     line = at | {
-        "color": arms.colour(legend),
+        "color": arms.colour(legend, lines=True),
         "detail": text("curve"),
         "strokeDash": arms.dash(),
     }
@@ -85,7 +85,7 @@ def _panel(
         layers.append(layer(f"{name}-limit", "rule", across, strokeDash=[3, 3], opacity=0.6))
     if panel.named:
         data[f"{name}-ends"] = _curve_ends(panel, arms)
-        words = at | {"text": text("label"), "color": arms.colour(legend)}
+        words = at | {"text": text("label"), "color": arms.colour(legend, lines=True)}
         layers.append(layer(f"{name}-ends", "text", words, align="left", dx=4, fontSize=10.5))
     return layers, data
 

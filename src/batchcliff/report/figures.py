@@ -7,6 +7,7 @@ plain enough for `canonical_json`. Accuracies and differences are shares in [0, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -176,9 +177,13 @@ def accuracy_figure(
     joined: Joined,
     summary: StudySummary,
     slot_of: Mapping[str, int],
+    budget: str,
     data_note: str = "",
 ) -> AccuracyByBatch:
-    """The study's main figure: every arm's cells and, where estimated, its cliffs."""
+    """The study's main figure: every arm's cells and, where estimated, its cliffs.
+
+    budget: that of the trials, in words.
+    """
     cells = joined.cells()
     lines = []
     for arm in summary.arms:
@@ -198,7 +203,7 @@ def accuracy_figure(
     bands = [band for arm in summary.arms for band in cliff_bands(arm, summary, slot_of)]
     return AccuracyByBatch(
         title=f"{clean(study.name, 60)}: test accuracy by batch size",
-        subtitle=_subtitle(study, joined, data_note),
+        subtitle=_subtitle(study, joined, budget, data_note),
         batch_sizes=joined.batch_sizes,
         lines=tuple(lines),
         bands=tuple(bands),
@@ -235,13 +240,14 @@ def cliff_bands(
     return found
 
 
-def _subtitle(study: StudySpec, joined: Joined, data_note: str) -> str:
+def _subtitle(study: StudySpec, joined: Joined, budget: str, data_note: str) -> str:
     trials = sum(t.record is not None for t in joined.trials)
-    seeds = len({t.seed for t in joined.trials})
+    seeds = Counter((t.arm, t.batch_size) for t in joined.trials).values()
+    at_most = "at most " if len(set(seeds)) > 1 else ""  # an adaptive search gives as it needs
     parts = [
         f"{clean(study.workload, 40)} on {clean(study.data, 40)}",
-        clean(study.budget, 20),
-        f"{plural(seeds, 'seed')} a cell",
+        budget,
+        f"{at_most}{plural(max(seeds, default=0), 'seed')} a cell",
         f"{trials} of {plural(len(joined.trials), 'trial')}",
     ]
     return "; ".join(parts + ([data_note] if data_note else []))

@@ -16,12 +16,14 @@ from typing import Any
 
 import jinja2
 
-from batchcliff.report import draw, draw_curves, draw_transfer, look
+from batchcliff.report import draw, draw_curves, draw_target, draw_transfer, look
+from batchcliff.report.budget_words import budget_text
 from batchcliff.report.content import Content, tables
 from batchcliff.report.figures import CurvePanels
 from batchcliff.report.ledger import FLAGS
 from batchcliff.report.pagetables import missing_text
 from batchcliff.report.scales import Width
+from batchcliff.report.target import target_lines
 from batchcliff.report.text import clean, display_names, number, plural
 from batchcliff.report.transfer import left_text
 
@@ -64,6 +66,10 @@ def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
     if content.transfer is not None:
         for name, spec in draw_transfer.transfer_charts(content.transfer, width, 260).items():
             specs[f"chart-transfer-{name}"] = spec
+    if content.target is not None:
+        specs["chart-target"] = draw_target.target_chart(
+            content.target, width, 360, titled=False
+        )
     for name, curves in curve_figures(content).items():
         for i, panel in enumerate(curves.panels):
             height = draw_curves.panel_height(curves)
@@ -145,7 +151,7 @@ def _view(content: Content) -> dict[str, Any]:
         "facts": [
             ("workload", clean(study.workload, 80)),
             ("data", clean(study.data, 80)),
-            ("budget", clean(study.budget, 40)),
+            ("budget", budget_text(study).removeprefix("budget: ")),
             ("trials", f"{recorded:,} of {len(content.joined.trials):,}"),
         ],
         "headline": content.headline,
@@ -167,6 +173,8 @@ def _view(content: Content) -> dict[str, Any]:
         "difference_legend": [
             (line.slot, names[line.arm]) for line in content.differences.lines
         ],
+        "target": content.target,
+        "target_lines": [] if content.target is None else target_lines(content.target),
         "published": content.published,
         "published_legend": _published_legend(content),
         "tables": tables(content),

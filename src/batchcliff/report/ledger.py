@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,9 @@ class LedgerRow:
     flags: tuple[str, ...]
     dead: tuple[int, ...] = ()  # of each dead network, the first epoch of its end, from 1
     stages: tuple[BatchStage, ...] = ()  # where the batch size changes during the run
+    device: str = ""  # of all of the cell's trials; "": several, or not known
+    seconds: float | None = None  # mean of the trials that ended ok; None without one device
+    device_hours: float | None = None  # of all of the cell's trials, on the one device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +97,7 @@ def _ledger_row(
     few = one.updates_per_epoch < MIN_UPDATES_PER_EPOCH or one.updates < MIN_UPDATES
     every = [dead_since(t.record) for t in trials if t.record is not None]
     dead = tuple(sorted(epoch for epoch in every if epoch is not None))
+    device, seconds, hours = _device_time(trials)
     raised = {
         "dropped": dropped > MAX_DROPPED_SHARE,
         "few-updates": few,
@@ -120,7 +125,24 @@ def _ledger_row(
         flags=tuple(name for name, is_up in raised.items() if is_up),
         dead=dead,
         stages=one.stages,
+        device=device,
+        seconds=seconds,
+        device_hours=hours,
     )
+
+
+def _device_time(trials: Iterable[Trial]) -> tuple[str, float | None, float | None]:
+    """(device, mean seconds of an ok trial, device hours of all trials): seconds of two
+    devices make no mean and no sum, nor do those of trials that do not say."""
+    records = [t.record for t in trials if t.record is not None and t.record.ledger is not None]
+    ran = [r for r in records if r.outcome in (Outcome.OK, Outcome.DIVERGED)]
+    places = [r.provenance for r in ran if r.provenance is not None]
+    devices = {where.device for where in places}
+    if len(devices) != 1 or len(places) < len(ran):
+        return "", None, None
+    ok = [r.provenance.seconds for r in ran if r.outcome is Outcome.OK and r.provenance]
+    hours = math.fsum(where.device_seconds for where in places) / 3600
+    return devices.pop(), math.fsum(ok) / len(ok) if ok else None, hours
 
 
 def _reestimated_gap(trials: Iterable[Trial]) -> float | None:

@@ -200,26 +200,34 @@ def differences_table(summary: StudySummary) -> Table:
 def ledger_table(rows: Sequence[LedgerRow]) -> Table:
     """The arithmetic of every cell with its flags."""
     names = display_names(row.arm for row in rows)
+    devices = {row.device for row in rows} - {""}
+    several = len(devices) > 1
+    whose = f" ({clean(next(iter(devices)), 60)})" if len(devices) == 1 else ""
     return Table(
         name="ledger",
         caption="What each trial of a cell was given. Flags are explained below. Batch size: "
         "every one in turn where it changes during the run. Updates: planned, in all, an epoch "
         "and in warmup. Dropped: examples that an epoch leaves out. "
         "Norm group: examples that share batch-norm statistics; its horizon is in epochs. "
-        "Re-estimated: largest change of accuracy, in points, with re-estimated statistics.",
+        "Re-estimated: largest change of accuracy, in points, with re-estimated statistics. "
+        f"Seconds: of a trial that ended ok{whose}, a mean; its share, where trials trained "
+        "together. Device hours: of all of the cell's trials, workers that shared a device "
+        "counted once; neither over trials of several devices.",
         header=("arm", "batch size", "flags", "updates", "an epoch", "warmup", "dropped",
                 "norm group", "norm horizon", "micro batches", "re-estimated",
-                "peak learning rate"),
+                "peak learning rate", "seconds", "device hours", *(["device"] * several)),
         rows=tuple(
             (names[r.arm], stage_sizes(r.batch_size, r.stages), ", ".join(r.flags),
              number(r.updates), number(r.updates_per_epoch), number(r.warmup_updates),
              percent(r.dropped_share, 1), number(r.batch_norm_group),
              number(r.batch_norm_horizon_epochs, 3), number(r.accumulation),
              points(r.reestimated_gap, 1).lstrip("+"),
-             (clean(r.lr_provenance, 60) or number(r.lr)) + _later_rates(r))
+             (clean(r.lr_provenance, 60) or number(r.lr)) + _later_rates(r),
+             number(r.seconds, 3), number(r.device_hours, 3),
+             *([clean(r.device, 60)] * several))
             for r in rows
         ),
-        text=(0, 2, 11),
+        text=(0, 2, 11, 14) if several else (0, 2, 11),
     )  # fmt: skip
 
 

@@ -40,11 +40,14 @@ class Arms:
         return {"field": "arm", "type": "nominal", "legend": None,
                 "scale": {"domain": self.names, "range": values}}  # fmt: skip
 
-    def colour(self, legend: bool = False) -> Spec:
-        """Colour by arm."""
+    def colour(self, legend: bool = False, lines: bool = False) -> Spec:
+        """Colour by arm. lines: the chart has no points, whose legend would show nothing."""
         found = self._scale([look.colour(slot) for slot in self.slots])
-        # Without an outline: the legend would draw it in the arm's dashes, as notches.
-        key = {"symbolOpacity": 1, "symbolType": "circle", "symbolStrokeWidth": 0}
+        # Points without an outline: the legend would draw it in the arm's dashes, as notches.
+        key: Spec = {"symbolOpacity": 1, "symbolType": "circle", "symbolStrokeWidth": 0}
+        if lines:
+            key = {"symbolOpacity": 1, "symbolType": "stroke", "symbolStrokeWidth": 3,
+                   "symbolDash": [1, 0]}  # fmt: skip
         return found | {"legend": key} if legend else found
 
     def dash(self) -> Spec:

@@ -12,7 +12,7 @@ from pathlib import Path
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import StorageError
 from batchcliff.record import TrialRecord
-from batchcliff.report import draw, draw_curves, draw_transfer, html
+from batchcliff.report import draw, draw_curves, draw_target, draw_transfer, html
 from batchcliff.report.content import Content, make_content, summary_plain, tables
 from batchcliff.report.join import Planned
 from batchcliff.report.markdown import results_markdown
@@ -99,6 +99,8 @@ def static_specs(content: Content) -> dict[str, Spec]:
         specs["differences"] = draw.differences_chart(content.differences)
     if content.transfer is not None:
         specs["transfer"] = draw_transfer.transfer_chart(content.transfer)
+    if content.target is not None:
+        specs["updates-to-target"] = draw_target.target_chart(content.target)
     for name, figure in html.curve_figures(content).items():
         specs[name] = draw_curves.panels_chart(figure)
     return specs

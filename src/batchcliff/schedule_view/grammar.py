@@ -15,10 +15,10 @@ from batchcliff.schedules.duration import Duration, as_duration, parse_duration
 from batchcliff.schedules.scaling import provenance, scale_lr
 from batchcliff.spec import Decay
 from batchcliff.study.printable import printable
-from batchcliff.studyfile.build import raise_all
 from batchcliff.studyfile.decay import decay_of
 from batchcliff.studyfile.document import Document
-from batchcliff.studyfile.schema import DecayTable, read
+from batchcliff.studyfile.reading import raise_all, read
+from batchcliff.studyfile.schema import DecayTable
 from batchcliff.techniques import technique
 from batchcliff.techniques.warmup import Warmup
 

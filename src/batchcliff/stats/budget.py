@@ -126,15 +126,14 @@ class Budget:
 
 def reached(record: TrialRecord, target: float) -> Reached:
     """When the trial first had `target` accuracy, from the curve in its record, and how much
-    of the device that took: its seconds in proportion to its updates, over the workers that
-    shared the device."""
+    of the device that took: its device seconds (`Provenance`) in proportion to its updates."""
     found, where = _reached(record, target), record.provenance
     if where is None:
         return found
     found = dataclasses.replace(found, device=where.device)
     if found.updates is None or not record.updates:
         return found
-    seconds = where.seconds * found.updates / record.updates / where.workers
+    seconds = where.device_seconds * found.updates / record.updates
     return dataclasses.replace(found, device_seconds=seconds)
 
 

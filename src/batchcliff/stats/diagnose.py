@@ -210,21 +210,22 @@ def _instability(cell: Fallen) -> Finding:
 
 def _updates(cell: Fallen, unstable: Finding) -> Finding:
     """Yes: the training loss ends much higher, and the loss after equal numbers of updates is
-    that of the batch size that holds, or, where the two do not overlap, was still falling. No:
-    training ends as well, or a network died or diverged, or an update did much less."""
+    that of the batch size that holds, or, where the two do not overlap, was still falling;
+    unless it stands still at guessing's. No: training ends as well, or a network died or
+    diverged, or an update did much less."""
     loss, equal = evidence.final_loss(cell), evidence.equal_updates(cell)
-    falling = evidence.still_falling(cell)
+    falling, stuck = evidence.still_falling(cell), evidence.stuck(cell)
     broken = any(e.says == YES for e in unstable.evidence[:2])
+    slow = falling.says if equal.says == MISSING else equal.says
+    # At the first updates both may be where guessing is: standing there proves no shortage.
+    still = stuck.says == YES and falling.says == NO
     if loss.says == NO or broken or equal.says == NO:
         verdict = NO
-    elif loss.says == YES and YES in (
-        equal.says,
-        falling.says if equal.says == MISSING else MISSING,
-    ):
+    elif loss.says == YES and slow == YES and not still:
         verdict = YES
     else:
         verdict = CANNOT_TELL
-    return _finding(UPDATES, verdict, loss, equal, falling)
+    return _finding(UPDATES, verdict, loss, equal, falling, stuck)
 
 
 def _generalization(cell: Fallen, norm: Finding, unstable: Finding) -> Finding:

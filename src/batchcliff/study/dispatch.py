@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import selectors
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchcliff.canonical import from_plain, to_plain
-from batchcliff.errors import BatchcliffError, DataError, StorageError, UsageError
+from batchcliff.errors import BatchcliffError, DataError, Incomplete, StorageError, UsageError
 from batchcliff.provenance import utc_now
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
@@ -29,6 +28,7 @@ from batchcliff.study.micro_batch import MicroBatchSearch
 from batchcliff.study.progress import Progress, trial_text
 from batchcliff.study.ranks import start
 from batchcliff.study.store import Store
+from batchcliff.study.stuck import end_hung, not_reaped, told_of
 from batchcliff.training.micro_batch import Inseparable
 from batchcliff.training.ranks_shares import Indivisible
 
@@ -69,6 +69,8 @@ class Dispatcher:
         self.more: Callable[[], list[TrialSpec]] = list  # of an adaptive study: its next round
         self.workers: dict[Worker, Busy | None] = {}
         self.devices: dict[Worker, str] = {}
+        self.taken: list[str] = []  # devices of workers that cannot be killed
+        self.stuck = ""  # said when such workers have every place
         self.ready: set[Worker] = set()
         self.shapes: dict[Worker, bytes] = {}
         self.waiting: list[Job] = []
@@ -92,11 +94,13 @@ class Dispatcher:
             while self.waiting or self.alone or self.busy() or self.refill(stack):
                 if self.stop_signal is not None:
                     raise Interrupted(self.stop_signal)
+                if self.stuck:
+                    raise Incomplete(f"{self.stuck}. The same command goes on.")
                 self.hand_out()
                 for key, _ in self.selector.select(POLL_SECONDS):
                     self.listen(key.data)
                 for worker, state in list(self.workers.items()):
-                    if state is not None and state.hung:
+                    if state is not None and state.is_hung():
                         self.give_up(worker)
         except StorageError:
             why = "storage"
@@ -134,7 +138,7 @@ class Dispatcher:
         if not self.waiting and self.alone and not self.busy():
             for worker in list(self.workers):
                 self.dismiss(worker, "done")
-            self.waiting, self.width = [self.alone.pop(0)], 1
+            self.waiting, self.width = [self.alone.pop(0)], min(self.width, 1)
         held_elsewhere: list[Job] = []
         while self.waiting:
             idle = [w for w, state in self.workers.items() if state is None]
@@ -152,7 +156,7 @@ class Dispatcher:
     def start_worker(self) -> Worker:
         """A new process, told what the study is trained on."""
         worker = start(self.setup)
-        taken = [self.devices[other] for other in self.workers]
+        taken = [*self.taken, *(self.devices[other] for other in self.workers)]
         self.devices[worker] = min(self.setup["devices"], key=taken.count)
         self.say(worker, {**self.setup, "device": self.devices[worker]})
         self.workers[worker] = None
@@ -230,8 +234,7 @@ class Dispatcher:
         for message in messages:
             state = self.workers.get(worker)
             if state is not None:
-                told = message["event"] == "progress"
-                state.hears((message["ids"], message["done"]) if told else None)
+                state.hears(message)
             match message["event"]:
                 case "progress" if state is not None:
                     self.advance(state, message)
@@ -365,15 +368,14 @@ class Dispatcher:
 
     def give_up(self, worker: Worker) -> None:
         """A worker gets nowhere any more: see where it is, kill it, try its trials again."""
-        worker.ask_where()
-        time.sleep(min(1.0, POLL_SECONDS))
-        worker.kill()
-        worker.reap()
+        state = self.workers[worker]
+        assert state is not None
+        end_hung(worker)
         tail = worker.tail()
         job = self.dismiss(worker, "hung")
-        self.store.log({"event": "hung", "tail": tail})
+        self.store.log({"event": "hung", "phase": state.phase, "tail": tail})
         if job is not None:
-            self.again(job, f"the worker hung\n{tail}", certain=False)
+            self.again(job, f"the worker hung while {state.phase}\n{tail}", certain=False)
 
     def was_killed(self, job: Job, name: str, *, alone: bool, lack: bool) -> None:
         """Somebody killed a worker. If the kernel has killed for `lack` of memory meanwhile,
@@ -435,11 +437,13 @@ class Dispatcher:
         """End a worker's process and free its trials that have no record; they as a job."""
         state = self.workers.pop(worker, None)
         self.shapes.pop(worker, None)
-        self.devices.pop(worker, None)
+        device = self.devices.pop(worker, "")
         self.ready.discard(worker)
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(worker)
         worker.close(grace)
+        if lost := not_reaped(worker):
+            self.retire(lost, device, state)
         if state is None:
             return None
         try:
@@ -450,6 +454,18 @@ class Dispatcher:
                 lease.release()
         left = tuple(spec for spec in state.job.specs if spec.trial_id in state.attempts)
         return Job(state.job.shape, left) if left else None
+
+    def retire(self, lost: list[int], device: str, state: Busy | None) -> None:
+        """Use the place of processes that cannot be killed no more, and free their trials."""
+        self.width -= 1
+        self.taken.append(device)
+        told = told_of(lost, device, self.width)
+        self.store.log({"event": "stuck", "pids": lost, "device": device})
+        self.progress.note(told)
+        for lease in state.leases.values() if state is not None else ():
+            lease.free()
+        if not self.width:
+            self.stuck = told
 
     def stop_all(self, why: str) -> None:
         """Kill what is running: its trials have no record, and the next run takes them up."""

@@ -24,6 +24,7 @@ from batchcliff.study.sealed import Damaged, to_text
 
 MAX_BYTES = 64 * 2**20  # no text of a study is larger; checked before anything is parsed
 MEGABYTE = 10**6
+SHARED = stat.S_ISGID | stat.S_IRWXU | stat.S_IRWXG  # 2770; new folders get the same group
 RESERVE = "reserve"  # in tmp/: space for the last words on a full disk
 
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
@@ -155,14 +156,19 @@ class Folder:
         self.close()
 
     def sub(self, name: str, *, create: bool = False) -> Folder:
-        """Open the folder `name` in here; with `create`, make it (0700) durably if missing."""
+        """Open the folder `name` in here; with `create`, make it durably if missing: for us
+        (0700), or for the group that shares this one."""
         if create:
             with disk("make folder", self.path / name, folder=self.fd):
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=self.fd)
+                    os.mkdir(name, 0o770 if self.is_shared() else 0o700, dir_fd=self.fd)
                 # Also if it was there: who made it may have been killed before its fsync.
                 sync_folder(self.fd)
         return Folder.open(self.path / name, self.fd)
+
+    def is_shared(self) -> bool:
+        """Whether it is a group's, and nobody else's. OSError passes."""
+        return stat.S_IMODE(os.fstat(self.fd).st_mode) == SHARED
 
     def sync(self) -> None:
         """Make names in here durable. Raises StorageError."""
@@ -234,9 +240,10 @@ class Folder:
         The kernel frees it when its last holder closes it or dies. Raises StorageError.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        # For a group too, whose members open it to write; a private study's folder is closed.
         how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         with disk("lock", self.path / name, folder=self.fd):
-            fd = os.open(name, flags, 0o644, dir_fd=self.fd)
+            fd = os.open(name, flags, 0o660, dir_fd=self.fd)
             try:
                 fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
             except BlockingIOError:

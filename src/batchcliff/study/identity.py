@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pwd
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from batchcliff.canonical import canonical_json
 from batchcliff.errors import UsageError
 from batchcliff.provenance import utc_now
+from batchcliff.study import sharing
 from batchcliff.study.files import (
     Folder,
     close,
@@ -32,6 +32,7 @@ from batchcliff.study.sealed import Damaged, NewerVersion, NotUnderstood, seal, 
 SCHEMA = 1
 STUDY = "STUDY.json"
 PARTS = ("plan", "results", "attempts", "lease", "ckpt", "log", "tmp", "quarantine", "cache")
+REPORT = "report"
 NOT_A_PATH = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
@@ -47,19 +48,14 @@ def real_path(folder: str | Path) -> Path:
 
 
 def check_owner(path: Path, *, any_owner: bool = False) -> None:
-    """Raises UsageError if another user owns the folder; FileNotFoundError passes."""
+    """Raises UsageError if the folder is another user's, and not a group's of ours;
+    FileNotFoundError passes."""
     try:
-        owner = path.lstat().st_uid
-    except FileNotFoundError:
+        sharing.check_owner(path, any_owner=any_owner)
+    except (FileNotFoundError, UsageError):
         raise
     except OSError as error:
         raise _path_error(error, "open", path) from error
-    if owner != os.geteuid() and not any_owner:
-        try:
-            name = pwd.getpwuid(owner).pw_name
-        except KeyError:
-            name = f"user {owner}"
-        raise UsageError(f"{shown(path)} is owned by {name}; a study is used by its owner only")
 
 
 def _path_error(error: OSError, doing: str, path: Path) -> Exception:
@@ -109,20 +105,21 @@ def is_study(path: Path) -> bool:
         return True
 
 
-def make_study(path: Path, head: dict[str, Any]) -> None:
-    """Make the folder and its parts (0700), durably, then STUDY.json unless one is there.
+def make_study(path: Path, head: dict[str, Any], *, shared: bool = False) -> None:
+    """Make the folder and its parts (0700; 2770 if shared), durably, then STUDY.json unless
+    one is there.
 
     Raises UsageError if other things lie in the folder, StorageError.
     """
     try:
         _refuse_strangers(path)
-        _make_folders(path)
+        _make_folders(path, shared=shared)
     except OSError as error:
         if isinstance(error, UsageError):
             raise
         raise _path_error(error, "make folder", path) from error
     with Folder.open(path) as root:
-        for part in PARTS:
+        for part in (*PARTS, *([REPORT] if shared else [])):  # else made by who reports first
             root.sub(part, create=True).close()
         with root.sub("tmp") as tmp, root.sub("lease") as locks:
             rename_under = None if has_hard_links(tmp) else locks
@@ -132,7 +129,7 @@ def make_study(path: Path, head: dict[str, Any]) -> None:
 
 def _refuse_strangers(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        names = {name.name for name in path.iterdir()} - {*PARTS, STUDY}
+        names = {name.name for name in path.iterdir()} - {*PARTS, STUDY, REPORT}
         if strangers := sorted(name for name in names if not name.startswith(".")):
             raise UsageError(
                 f"{shown(path)} is no study and not empty (it holds {strangers[0]!r}):"
@@ -140,11 +137,13 @@ def _refuse_strangers(path: Path) -> None:
             )
 
 
-def _make_folders(path: Path) -> None:
+def _make_folders(path: Path, *, shared: bool) -> None:
     with contextlib.suppress(FileExistsError):
         path.parent.mkdir(parents=True)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
+    if shared:
+        sharing.share(path)
     # All the way up: whoever made a folder above may have been killed before its fsync.
     for parent in path.parents:
         try:

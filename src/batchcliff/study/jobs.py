@@ -7,9 +7,12 @@ worker that has one prepared is the best one for the next of its shape.
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchcliff.spec import Stop, TrialSpec
 from batchcliff.study.store import Lease
@@ -23,8 +26,12 @@ LARGEST_STACKED = 100_000
 """Most weights of a network that is stacked. The digits network has 12,000, the article's
 1.1 million."""
 
-HUNG_SECONDS = 1_800.0  # without progress: a compilation or an evaluation has none to tell
-HUNG_GAPS = 20  # or this many times the longest time without it before
+HUNG_SECONDS = 60.0  # without progress, in a phase that has shown how fast it is
+HUNG_GAPS = 20  # or this many times the median of the times without it before
+PHASE_SECONDS = 1_800.0  # in a phase that has not: a compilation, the first epoch on a GPU
+PREPARING = "preparing"  # the phase that never shows it: data, pretraining, compilation
+AWAY_SECONDS = 10.0  # between two looks: then nobody was there to hear, see `is_hung`
+GAPS_KEPT = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +51,56 @@ class Busy:
     attempts: dict[str, int]
     oom_kills: int  # by the kernel, up to the start of the job
     heard: float = field(default_factory=time.monotonic)
-    longest_gap: float = 0.0
-    place: object = None
+    looked: float = field(default_factory=time.monotonic)
+    phase: str = PREPARING
+    place: tuple[list[str], int] = ([], -1)  # trials, and how many of their updates are done
+    gaps: dict[str, deque[float]] = field(default_factory=dict)  # seconds, by phase
     reported: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def hears(self, place: object = None) -> None:
-        """Note that the worker said something new now.
+    def hears(self, message: Mapping[str, Any]) -> None:
+        """Note what the worker says, if it is something new.
 
-        place: where it says it is. The same place twice is a sign of life and no progress: a
-        worker that only repeats itself hangs.
+        The same update or the same phase again is a sign of life and no progress: a worker
+        that only repeats itself hangs.
         """
-        if place is not None and place == self.place:
-            return
-        self.place, now = place, time.monotonic()
-        self.heard, self.longest_gap = now, max(self.longest_gap, now - self.heard)
+        now, phase = time.monotonic(), self.phase
+        known = phase not in (PREPARING, "training")  # what ends such a phase, measures it
+        match message["event"]:
+            case "progress":
+                ids, done = self.place
+                if message["ids"] == ids and message["done"] <= done:
+                    return
+                self.place = message["ids"], message["done"]
+                known = phase != PREPARING
+            case "phase":
+                if message["phase"] == phase:
+                    return
+                self.phase = message["phase"]
+            case "started":
+                self.phase = PREPARING
+            case _:
+                known = False
+        if known:
+            gaps = self.gaps.setdefault(phase, deque(maxlen=GAPS_KEPT))
+            gaps.append(now - self.heard)
+        self.heard = now
 
     @property
-    def hung(self) -> bool:
-        """Whether it has told of no progress for longer than work explains."""
-        limit = max(HUNG_SECONDS, HUNG_GAPS * self.longest_gap)
-        return time.monotonic() - self.heard > limit
+    def limit(self) -> float:
+        """Seconds without progress that the worker's phase explains."""
+        gaps = self.gaps.get(self.phase)
+        if not gaps:
+            return PHASE_SECONDS
+        return max(HUNG_SECONDS, HUNG_GAPS * statistics.median_high(gaps))
+
+    def is_hung(self) -> bool:
+        """Whether it has told of no progress for longer than work explains. To be asked often:
+        a time in which nobody asked, since this process was stopped itself, does not count."""
+        now = time.monotonic()
+        away, self.looked = now - self.looked, now
+        if away > AWAY_SECONDS:
+            self.heard = min(now, self.heard + away)
+        return now - self.heard > self.limit
 
 
 def stackable(spec: TrialSpec) -> bool:

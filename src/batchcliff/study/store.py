@@ -27,6 +27,7 @@ from batchcliff.study.parts import Parts, Quarantined
 from batchcliff.study.plan import TRIAL_ID, UNREADABLE, Plan, Planned, check_id
 from batchcliff.study.reading import SpecReader
 from batchcliff.study.sealed import Damaged, NotUnderstood, seal, unseal
+from batchcliff.study.sharing import check_shared, plain_folder
 
 __all__ = ["Attempt", "Lease", "Planned", "Quarantined", "Store", "seal", "unseal"]
 
@@ -80,6 +81,7 @@ class Store:
         *,
         accept_code_change: bool = False,
         extend: bool = False,
+        shared: bool = False,
     ) -> Self:
         """Make the study's folder, or join the same study if it is there already.
 
@@ -92,11 +94,15 @@ class Store:
         the folder holds another study, other data or, unless `accept_code_change`, other
         code; and whatever `open` raises. With `extend` the study may be one that has every
         trial of the other, and more: it becomes this store's by `Store.extend`.
+        shared: the folder is its group's (2770), not its owner's alone, and was made so; who
+        writes there has the umask `sharing.UMASK`.
         """
         path = identity.real_path(folder)
         head = to_plain({"study": study, "data": dict(data), "code": code})
-        if not identity.is_study(path):
-            identity.make_study(path, {"schema": identity.SCHEMA, **head})
+        exists = identity.is_study(path)
+        check_shared(path, shared=shared, exists=exists)
+        if not exists:
+            identity.make_study(path, {"schema": identity.SCHEMA, **head}, shared=shared)
         store = cls.open(path)
         try:
             store._join(head, accept_code_change, extend)
@@ -153,8 +159,8 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """For files that can be made again from the records."""
-        return self.folder / "cache"
+        """For files that can be made again from the records. UsageError if it is a link."""
+        return plain_folder(self.folder / "cache")
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:

@@ -129,6 +129,7 @@ def run_study(
     workload_reference: str | None = None,
     accept_code_change: bool = False,
     extend: bool = False,
+    shared: bool = False,
     weights: Path | None = None,
     checkpoint_every: float = CHECKPOINT_SECONDS,
     micro_batch: int | str | None = None,
@@ -141,6 +142,7 @@ def run_study(
     """Run or resume `study` in `folder` until every trial has an outcome.
 
     With `extend`, `study` may have more trials than the one in the folder, and other texts.
+    shared: the folder is its group's (study/sharing.py).
     checkpoint_every: seconds of a trial after which it is saved at the end of an epoch; 0:
     never, and none is looked for.
     micro_batch: most examples that pass through a network at once in training, "auto", or
@@ -179,6 +181,7 @@ def run_study(
         code_name(),
         accept_code_change=accept_code_change,
         extend=extend,
+        shared=shared,
     ) as store:
         store.extend(stages.planned, study if extend else None, stages.possible)
         width = workers or default_workers(device, len(devices), ranks)
@@ -196,7 +199,7 @@ def run_study(
         for item in store.quarantined:
             progress.note(f"quarantined {item}")
         setup = {
-            **_setup(study, material, data, device, workload_reference),
+            **worker_setup(study, material, data, device, workload_reference),
             "devices": devices,
             "cache": str(store.cache),
             "study": str(store.folder),
@@ -256,7 +259,7 @@ def _about(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _setup(
+def worker_setup(
     study: StudySpec,
     material: Material,
     data: Path | None,

@@ -1,9 +1,9 @@
 """The worker process: jobs in, records out. `python -m batchcliff.study.worker FD PARENT`.
 
 Messages from the supervisor: a 4-byte length and canonical JSON; the first sets up, every
-later one is a job. Messages to it: a line of JSON each: "ready", "progress", "record",
-"error". The process ends when the supervisor closes the socket, and is killed by the kernel
-when the supervisor dies.
+later one is a job. Messages to it: a line of JSON each: "ready", "phase", "progress",
+"record", "error". The process ends when the supervisor closes the socket, and is killed by the
+kernel when the supervisor dies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
 from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import HEADER
-from batchcliff.study.jobs import HUNG_SECONDS, stack_width
+from batchcliff.study.jobs import PHASE_SECONDS, PREPARING, stack_width
 
 if TYPE_CHECKING:
     from batchcliff.training.checkpoint import Checkpoints
@@ -126,7 +126,7 @@ class Station:
 
         meeting = f"/proc/self/fd/{descriptors[0]}"
         # Longer than a hang takes to be found, which tells more of it.
-        wait = 60.0 + HUNG_SECONDS
+        wait = 60.0 + PHASE_SECONDS
         rank, count = self.setup["rank"], self.setup["ranks"]
         return join(rank, count, self.device, meeting, seconds=wait)
 
@@ -188,6 +188,11 @@ class Station:
             expect=lambda size: self.channel.send("space", bytes=size),
         )
 
+    def enter(self, phase: str) -> None:
+        """Say what the time is spent on from here: the supervisor knows how long each may take
+        without progress (`jobs.Busy`)."""
+        self.channel.send("phase", phase=phase)
+
     def leave(self, *_: object) -> None:
         """A signal asks to end: once what is being trained is saved, or at once."""
         self.leaving = True
@@ -204,6 +209,7 @@ class Station:
 
         specs = [from_plain(TrialSpec, plain) for plain in job["specs"]]
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
+        self.enter(PREPARING)
         alone = self.device.type != "cpu" or self.material.build is not None
         stack = 1 if alone else stack_width(specs)
         origin, resident = self.origin(specs[0]), self.data_of(specs[0])
@@ -245,6 +251,7 @@ class Station:
                     resident,
                     ready,
                     on_progress=progress,
+                    on_phase=self.enter,
                     code=self.setup["code"],
                     data_source=self.material.dataset.source,
                     workers=self.setup["workers"],
@@ -280,7 +287,7 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def main(fd: int, parent: int) -> int:
+def main(fd: int, parent: int, kind: type[Station] = Station) -> int:
     """Serve until the socket closes; 0, or 1 after an error that ends the process."""
     die_with(parent)
     os.setsid()  # not before, see engines/local.py
@@ -293,7 +300,7 @@ def main(fd: int, parent: int) -> int:
         if message is None:
             return 0
         sys.path += [place for place in message[0]["path"] if place not in sys.path]
-        station = Station(channel, *message)
+        station = kind(channel, *message)
         signal.signal(signal.SIGUSR1, station.leave)
         channel.send("ready")
         while (message := channel.receive()) is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from batchcliff.studyfile.document import show, unknown
-from batchcliff.studyfile.schema import SettingsTable, StudyTable, fields_of
+from batchcliff.studyfile.misplaced import fields_of
+from batchcliff.studyfile.schema import SettingsTable, StudyTable
 from batchcliff.techniques import TECHNIQUES
 from batchcliff.techniques.examples import written
 

@@ -10,7 +10,8 @@ from batchcliff.errors import UsageError
 from batchcliff.spec import Search, Settings, StudySpec
 from batchcliff.study import grid
 from batchcliff.studyfile.document import Document
-from batchcliff.studyfile.schema import BudgetTable, read
+from batchcliff.studyfile.reading import read
+from batchcliff.studyfile.schema import BudgetTable
 
 
 def short_forms(document: Document) -> tuple[dict[str, Any], float]:

@@ -122,6 +122,7 @@ def train(
     begin: int = 0,
     checkpoints: Checkpoints | None = None,
     watch: Watch | None = None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> Tensor:
     """Run all updates from `begin` on; float32 [U, S] losses, NaN for those not run.
 
@@ -136,6 +137,8 @@ def train(
     follower = Follower(prepared.loop.losses_US, begin, done)
     device, clock = prepared.loop.device, Every(seconds=0.5)
     probing = probing_of(prepared, slots, resident)
+    enter = on_phase or (lambda _: None)
+    enter("training")
     for number, (first, last, batch_size) in enumerate(
         _loaded(prepared, slots, resident, pieces[done:], begin), done
     ):
@@ -145,13 +148,18 @@ def train(
             if checkpoints is not None:
                 checkpoints.between(update)
             if probing is not None and update in probing.rows:
+                if device.type == "cpu":  # a probe may take as long as a hundred updates
+                    enter("probing")
                 probing.measure(update, advance)
+                if device.type == "cpu":
+                    enter("training")
             else:
                 advance()
             # Without a queue the host knows where it is, and an epoch may take minutes.
             if on_progress is not None and device.type == "cpu" and clock.due():
                 on_progress(update, updates)
         if last in due:
+            enter("evaluating")
             prepared.model.eval()
             prepared.evaluate()
         follower.queue(first, last)
@@ -161,11 +169,15 @@ def train(
             follower.ready(number)
             if watch.over(follower.host_US[:last, 0], evaluated=last in due):
                 if last not in due:
+                    enter("evaluating")
                     prepared.model.eval()
                     prepared.evaluate()
                 break
         if number:
             follower.ready(number - 1)
+        # A queue evaluates after the host has gone on, until the losses of its epoch are there.
+        enter("evaluating" if last in due and device.type != "cpu" else "training")
+        if number:
             if on_progress is not None:
                 on_progress(first, updates)
             if not torch.isfinite(follower.host_US[:first]).all(0).any():

@@ -84,9 +84,9 @@ class Probing:
         """`advance()`, which applies `update`, and the probes that are due with it."""
         row, logs = self.rows[update], self.loop.logs
         if "noise-scale" in self.asked:
-            logs[NOISE][row, 0] = self._noise()
+            logs[NOISE][row, 0] = self.noise()
         if update in self.sharpness_at:
-            logs[LANCZOS][row, 0] = self._curvature()
+            logs[LANCZOS][row, 0] = self.curvature()
         if "update-ratio" not in self.asked:
             advance()
             return
@@ -102,7 +102,8 @@ class Probing:
         own.micro_batches = MicroBatches(own.model, last - first, last - first)
         return own.losses(self.index_nS[first:last], self.draws_nSk[first:last]).sum()
 
-    def _noise(self) -> Tensor:
+    def noise(self) -> Tensor:
+        """tr(Sigma) and |G|^2 of the examples, float64 [2]."""
         parts = self.effort.parts
         small = 2 * self.examples // parts
         losses = [
@@ -111,7 +112,8 @@ class Probing:
         with self._looking(small):
             return gradient_noise(losses, self.loop.parameters, small)
 
-    def _curvature(self) -> Tensor:
+    def curvature(self) -> Tensor:
+        """The Lanczos matrix of the first half of the examples, [2, k]."""
         loss = functools.partial(self._loss, 0, self.examples)
         with self._looking(self.examples):
             return lanczos(loss, self.loop.parameters, self.start_W, self.effort.iterations)

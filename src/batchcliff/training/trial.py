@@ -40,6 +40,7 @@ def run_trials(
     prepared: Prepared,
     *,
     on_progress: Callable[[int, int], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
     code: str = "",
     data_source: str = "",
     workers: int = 1,
@@ -50,8 +51,9 @@ def run_trials(
 
     With `pretrained` (a stack of one) they begin with its weights, and the record says what
     became of them. With `checkpoints` they go on from the newest, and leave others.
-    `on_progress(updates done, updates of the run)` is called now and then. Slots of the
-    stack beyond the last trial repeat it, so that a stack has the width it was made for.
+    `on_progress(updates done, updates of the run)` is called now and then, `on_phase` with
+    "training", "probing", "evaluating" or "reestimating" when that begins. Slots of the stack
+    beyond the last trial repeat it, so that a stack has the width it was made for.
     Where `prepared` is that of one rank of several, all of them run the same trials: rank 0's
     checkpoints and weights count, and its records. Raises torch.OutOfMemoryError; RankLost and
     RanksApart among ranks.
@@ -73,8 +75,10 @@ def run_trials(
         begun = Begun(**ranks.begin(begun.update, begun.seconds, state))
     watch = Watch(specs[0], prepared, ledgers[0].num_classes)
     losses_US = train(
-        prepared, slots, resident, on_progress, begun.update, checkpoints, watch
+        prepared, slots, resident, on_progress, begun.update, checkpoints, watch, on_phase
     )[: watch.end]
+    if on_phase is not None:
+        on_phase("reestimating")
     reestimate(prepared, slots, resident, watch.end)
     if ranks is not None:
         ranks.check_together(prepared.loop.parameters)
@@ -212,9 +216,7 @@ def write_record(
     accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
     if spec.settings.evaluation == "reestimated":
         accuracy, test_loss = tests[-1]
-    sign = divergence(
-        losses_U, first_bad(losses_U, test_loss), spec.settings.explosion, logs
-    )
+    sign = divergence(losses_U, first_bad(losses_U, test_loss), spec.settings.explosion, logs)
     bad = None if sign is None else sign.update
     curves = read_curves(spec, losses_U, tests[:-1], bad, num_train, logs)
     if sign is not None:

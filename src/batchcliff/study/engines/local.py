@@ -157,11 +157,10 @@ def leashed_group() -> int:
     )
     fasten(collar, first.pid)
     os.close(collar)
-    _KEPT.append(first)
+    # Never waited for: its number stays the group's. Without a return code Popen would do it
+    # when another process is started, and warn at our end that this one still runs.
+    first.returncode = 0
     return first.pid
-
-
-_KEPT: list[subprocess.Popen[bytes]] = []  # never waited for: its number stays the group's
 
 
 def fasten(collar: int, group: int) -> None:
