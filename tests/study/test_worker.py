@@ -116,7 +116,9 @@ def test_a_worker_that_does_not_leave_is_killed_with_its_helpers(
     """And with those of a worker that has left: nothing of it goes on computing."""
     script = f"sleep 600 & echo $! > {tmp_path}/helper; "
     for command, status in ((script + "wait", -signal.SIGKILL), (script + "exit 3", 3)):
-        monkeypatch.setattr(Worker, "command", ("/bin/sh", "-c", command))
+        # A worker makes a session of its own as soon as it lives.
+        own = f"import os; os.setsid(); os.execv('/bin/sh', ['sh', '-c', {command!r}])"
+        monkeypatch.setattr(Worker, "command", (sys.executable, "-c", own))
         worker = Worker({})
         helper = tmp_path / "helper"
         while not (helper.exists() and helper.read_text().endswith("\n")):
