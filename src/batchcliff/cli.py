@@ -215,12 +215,13 @@ def run_verb(
     from batchcliff.study.progress import make_progress
 
     progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
-    where: dict[str, Any] = {"out": out, "data": data, "device": device, "workers": workers}
-    where |= {"extend": extend, "weights": weights, "checkpoint_every": checkpoint_every}
-    where |= {"shared": shared}
-    where |= {"accept_code_change": accept_code_change, "workload": workload, "grace": grace}
-    where |= {"micro_batch": micro_batch, "deterministic": deterministic, "ranks": ranks}
-    _finish(api.run(spec, progress=progress, **where), as_json)
+    summary = api.run(
+        spec, data=data, out=out, workload=workload, device=device, workers=workers,
+        extend=extend, accept_code_change=accept_code_change, shared=shared, weights=weights,
+        checkpoint_every=checkpoint_every, micro_batch=micro_batch, progress=progress,
+        deterministic=deterministic, grace=grace, ranks=ranks,
+    )  # fmt: skip
+    _finish(summary, as_json)
 
 
 def _finish(summary: RunSummary, as_json: bool) -> None:

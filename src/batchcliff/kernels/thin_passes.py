@@ -29,7 +29,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchcliff.kernels.passes import _is_last, _offsets
+from batchcliff.kernels.passes import _is_last, _merge_parts, _offsets
 
 K = 32  # columns of a patch: 9 channels, the ones, and zeros
 SIZES = ["rows", "passes", "parts", "groups"]
@@ -100,29 +100,7 @@ def thin_statistics_kernel(
     tl.store(out, about + sums / count)
     tl.store(out + C, tl.sum(square, 0) - sums * sums / count)
     if _is_last(arrived_ptr, group, parts):
-        start = part_ptr + group * parts * 2 * C
-        few = tl.arange(0, MERGED)
-        seen = 0.0
-        mean = tl.zeros((C,), tl.float32)
-        spread = tl.zeros((C,), tl.float32)  # sum of squares about the mean
-        for i in range(0, parts, MERGED):
-            at = start + (i + few)[:, None] * 2 * C + cols[None, :]
-            there = (i + few < parts)[:, None]
-            means = tl.load(at, mask=there, other=0.0, cache_modifier=".cg")
-            within = tl.load(at + C, mask=there, other=0.0, cache_modifier=".cg")
-            counts = tl.minimum(rows - (i + few) * span, span).to(tl.float32)
-            counts = tl.where(i + few < parts, counts, 0.0)
-            added = tl.sum(counts)
-            average = tl.sum(means * counts[:, None], 0) / added
-            about_it = means - average[None, :]
-            apart = average - mean
-            spread += tl.sum(within + about_it * about_it * counts[:, None], 0)
-            spread += apart * apart * (seen * added / (seen + added))
-            mean += apart * (added / (seen + added))
-            seen += added
-        tl.store(mean_ptr + group * C + cols, mean)
-        # NaN stays NaN.
-        tl.store(var_ptr + group * C + cols, tl.where(spread < 0, 0.0, spread / seen))
+        _merge_parts(part_ptr, mean_ptr, var_ptr, group, cols, rows, span, parts, C, C, MERGED)
 
 
 @triton.jit(do_not_specialize=SIZES)

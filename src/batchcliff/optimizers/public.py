@@ -7,6 +7,7 @@ has no default. docs/optimizers.md maps these arguments to other packages'.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -31,7 +32,7 @@ _CHOICES = {
 }
 
 
-class _Layerwise(torch.optim.Optimizer):
+class _Layerwise(torch.optim.Optimizer, abc.ABC):
     """What the three share: checks, `step`, and tensors of one kind taken together."""
 
     rule: ClassVar[str]
@@ -92,11 +93,13 @@ class _Layerwise(torch.optim.Optimizer):
             found[p.device, p.dtype, int(state.get("step", 0))].append(p)
         return list(found.values())
 
+    @abc.abstractmethod
     def _start(self, p: Tensor, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Fill the empty state of a parameter."""
 
+    @abc.abstractmethod
     def _update(self, parameters: list[Tensor], lr_S: Tensor, group: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """One update of parameters that share device, number format and count."""
 
     def _options(self, group: dict[str, Any], *names: str) -> Optimizer:
         values = {name: group[name] for name in names}

@@ -91,6 +91,10 @@ class Team(Worker):
         self._told: tuple[list[str], int] = [], -1
         self._stopped: set[int] = set()
 
+    @property
+    def members(self) -> list[Worker]:
+        return self.ranks
+
     def fileno(self) -> int:
         return self._poll.fileno()
 

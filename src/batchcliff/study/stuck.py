@@ -13,22 +13,16 @@ import signal
 import time
 
 from batchcliff.study.engines.local import Worker
-from batchcliff.study.ranks import Team
 
 DUMP_SECONDS = 0.5  # for writing the stacks of all threads
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
-
-
-def members(worker: Worker) -> list[Worker]:
-    """The processes that a worker is made of: itself, or the ranks of a team."""
-    return worker.ranks if isinstance(worker, Team) else [worker]
 
 
 def end_hung(worker: Worker) -> None:
     """Stacks of its threads to where `tail` reads, SIGTERM, five seconds, SIGKILL."""
     worker.ask_where()
     time.sleep(DUMP_SECONDS)
-    for one in members(worker):
+    for one in worker.members:
         with contextlib.suppress(ProcessLookupError):
             one.process.send_signal(signal.SIGTERM)
     worker.reap(TERM_SECONDS)
@@ -36,7 +30,7 @@ def end_hung(worker: Worker) -> None:
 
 def not_reaped(worker: Worker) -> list[int]:
     """The numbers of its processes that are there after it has been closed."""
-    return [one.process.pid for one in members(worker) if one.process.returncode is None]
+    return [one.process.pid for one in worker.members if one.process.returncode is None]
 
 
 def told_of(pids: list[int], device: str, places: int) -> str:

@@ -56,6 +56,11 @@ class Worker:
         self.socket = ours
         self._received = b""
 
+    @property
+    def members(self) -> list[Worker]:
+        """The processes that it is made of: itself, or the ranks of a team."""
+        return [self]
+
     def fileno(self) -> int:
         return self.socket.fileno()
 
