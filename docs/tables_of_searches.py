@@ -25,9 +25,13 @@ def simulated_table(file: Path) -> str:
 
 
 def searched_table(path: Path) -> str:
-    """A search, the whole ladder, and the grids after the first + of the path."""
-    study, *grids = (ROOT / part for part in str(path).split("+"))
-    (header, *rows), said = bench_adaptive.table(study, grids)
+    """A search, the whole ladder, and the grids after the first + of the path; a JSON file
+    among them holds the rates by which device seconds are calculated."""
+    study, *others = (ROOT / part for part in str(path).split("+"))
+    grids = [other for other in others if other.suffix != ".json"]
+    files = [other for other in others if other.suffix == ".json"]
+    rates = bench_adaptive.Rates.read(files[0]) if files else None
+    (header, *rows), said = bench_adaptive.table(study, grids, rates)
     return f"{said}\n\n{markdown_table(header, rows)}"
 
 

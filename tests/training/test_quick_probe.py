@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +187,16 @@ def test_every_batch_size_is_timed_and_no_weight_moves(monkeypatch: pytest.Monke
 def test_what_would_take_too_long_or_too_much_is_not_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def pretended(peak_of: dict[int, int], seconds: float, rate: float = 1e9) -> Any:
-        def speed(spec: TrialSpec, *_: object) -> Speed:
+    def pretended(peak_of: dict[int, int], preparing: float, timing: float) -> Any:
+        def speed(spec: TrialSpec, *_: object) -> tuple[Speed, float, float]:
             size = spec.batch_size
-            return Speed(batch_size=size, rate=rate, updates=2, peak=peak_of[size])
+            found = Speed(batch_size=size, rate=1e9, updates=2, peak=peak_of[size])
+            return found, preparing, timing * size / 8
 
         return speed
 
     peaks = {8: 1_000, 16: 2_000, 32: 4_000}
-    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 1.0))
+    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 0.0, 0.0))
     roomy = Room(limit=4_400, of="host", device="")
     monkeypatch.setattr(quick_probe, "room", lambda _: roomy)
     assert timed(sizes(8, 16, 32))[-1] == Ended(reason="memory", batch_size=32)
@@ -204,6 +206,37 @@ def test_what_would_take_too_long_or_too_much_is_not_begun(
     monkeypatch.setattr(quick_probe, "room", lambda _: gpu)
     assert timed(sizes(8, 16, 32))[-1] == Ended(reason="all")
     assert timed(sizes(8, 16, 32), seconds=0.0)[-1] == Ended(reason="time", batch_size=16)
+    # Preparing costs the same at every size, timings grow with it: 10 + 2 * 10 s are foreseen
+    # for 16 and 10 + 2 * 20 for 32, of 40.
+    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 10.0, 10.0))
+    assert timed(sizes(8, 16, 32), seconds=40.0)[-1] == Ended(reason="time", batch_size=32)
+    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 30.0, 1.0))
+    assert timed(sizes(8, 16, 32), seconds=40.0)[-1] == Ended(reason="all")
+
+
+def test_the_pace_is_that_of_a_block_that_takes_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight examples take a GPU as long as hundreds: by them nothing would be affordable."""
+    now = [0.0]
+
+    class Block:
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def noise(self) -> torch.Tensor:
+            now[0] += 0.02 + 1e-4 * self.count  # a fixed cost, and a true one
+            return torch.zeros(2)
+
+    monkeypatch.setattr(quick_probe, "examples_of_a_probe", lambda _: 256)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(
+        quick_probe, "_blocks", lambda p, s, r, blocks, count: [Block(count)] * blocks
+    )
+    resident: Any = Resident.of(quadratic_data(), "cpu")
+    spec: Any = None
+    pace = quick_probe._pace(spec, spec, resident)
+    assert pace == pytest.approx((0.02 + 1e-4 * 256) / 256)  # not 0.0014, as 16 examples say
 
 
 @pytest.mark.gpu

@@ -28,7 +28,7 @@ from batchcliff.stats.draws import Curve, make_curve
 from batchcliff.stats.envelope import monotone_envelope
 
 KINDS = ("tolerance", "collapse")
-SURE = 2.0  # standard errors between a mean and the threshold that settle on which side it is
+SURE = 1.5  # standard errors between a mean and the threshold that settle on which side it is
 PRIOR_TRIALS = 2.0  # that the spread below counts for, beside the spread that is measured
 PRIOR_SPREAD = 0.25  # of delta: standard deviation over seeds before any is known
 ABRUPT = 0.5  # of the way from plateau to chance, between neighbours: trials collapse there,

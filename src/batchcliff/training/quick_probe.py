@@ -42,6 +42,7 @@ FEWEST_BLOCKS = 4  # of the noise, however little time there is: fewer have no i
 ITERATIONS = 20  # of Lanczos
 PRODUCT = 3  # gradients that a Hessian-vector product takes as long as
 FEWEST_EXAMPLES = 8  # of a block's half
+A_WHILE = 0.05  # seconds of a gradient, from which its pace is read
 SHORT_RUN = 0.1  # of a trial's updates that are trained
 FEWEST_UPDATES = 16
 
@@ -128,26 +129,30 @@ def speeds(
     """`Room`, then a `Speed` for each spec, whose batch sizes ascend, then why it `Ended`.
 
     It ends before a batch size that would take longer than is left of `seconds`, or more
-    memory than there is, by what the smaller ones took. Memory errors are the caller's.
+    memory than there is, by what the smaller ones took. Memory errors are the caller's. What
+    a GPU makes once in a process (its context, its libraries, kernels) is made before the
+    seconds are counted: it took longer than all timings of the smaller sizes.
     """
-    device, end = resident.train_images.device, time.monotonic() + seconds
+    device = resident.train_images.device
     found = room(device)
     yield found
-    former, took = list[Speed](), 0.0
+    if device.type == "cuda" and specs:
+        _speed(specs[0], resident, num_classes, user_build, time.monotonic())
+    end = time.monotonic() + seconds
+    former, preparing, timing = list[Speed](), 0.0, 0.0
     for spec in specs:
-        started = time.monotonic()
         if former:
             # Preparing it is the same again; an update takes twice as long, or little less.
-            needed = took * spec.batch_size / former[-1].batch_size
-            if started + needed > end:
+            needed = preparing + timing * spec.batch_size / former[-1].batch_size
+            if time.monotonic() + needed > end:
                 yield Ended(reason="time", batch_size=spec.batch_size)
                 return
             if _too_large(former, spec.batch_size, found):
                 yield Ended(reason="memory", batch_size=spec.batch_size)
                 return
-        former.append(_speed(spec, resident, num_classes, user_build, end))
-        took = time.monotonic() - started
-        yield former[-1]
+        speed, preparing, timing = _speed(spec, resident, num_classes, user_build, end)
+        former.append(speed)
+        yield speed
     yield Ended(reason="all")
 
 
@@ -168,9 +173,10 @@ def _speed(
     num_classes: int,
     user_build: Build | None,
     end: float,
-) -> Speed:
-    """Updates of one batch size, the same examples each time."""
-    device = resident.train_images.device
+) -> tuple[Speed, float, float]:
+    """Updates of one batch size, the same examples each time; seconds that it took to prepare
+    them, and to time them."""
+    device, begin = resident.train_images.device, time.monotonic()
     if device.type == "cuda":
         gc.collect()  # the former size's graph and what it holds
         torch.cuda.empty_cache()
@@ -191,6 +197,7 @@ def _speed(
         return time.perf_counter() - start
 
     seconds_of(1)  # the first of a process or a size pays for what is made once
+    started = time.monotonic()
     once = max(seconds_of(1), 1e-6)
     updates = max(2, math.ceil(SECONDS_EACH / TIMINGS / once))
     timings = [seconds_of(updates)]
@@ -198,7 +205,8 @@ def _speed(
         timings.append(seconds_of(updates))
     rate = spec.batch_size * updates / statistics.median(timings)
     count = updates * len(timings)
-    return Speed(batch_size=spec.batch_size, rate=rate, updates=count, peak=_peak(device))
+    speed = Speed(batch_size=spec.batch_size, rate=rate, updates=count, peak=_peak(device))
+    return speed, started - begin, time.monotonic() - started
 
 
 def places(
@@ -210,11 +218,13 @@ def places(
     seconds: float,
 ) -> Iterator[Reading]:
     """A `Place` at the initial weights and one after a tenth of the trial's updates (at least
-    16), or as many as half of `seconds` allow; then why it `Ended`."""
-    start = time.monotonic()
+    16), or as many as half of `seconds` allow; then why it `Ended`. The seconds are counted
+    from when the trial is prepared."""
     timeline = timeline_of(spec, len(resident.train_labels))
     prepared = prepare(spec, resident, num_classes=num_classes, stack=1, user_build=user_build)
     prepared.restart([spec], rates([spec], resident))
+    _pace(prepared, spec, resident)  # what is made once is made before they are counted
+    start = time.monotonic()
     measure = functools.partial(_place, prepared, spec, resident)
     yield measure(0, start + seconds / 4)
     wanted = max(FEWEST_UPDATES, math.ceil(SHORT_RUN * timeline.updates))
@@ -298,13 +308,18 @@ def _place(
 
 
 def _pace(prepared: Prepared, spec: TrialSpec, resident: Resident) -> float:
-    """Seconds that the gradient of an example takes; the first pass pays for what is made
-    once, and does not count."""
-    for probing in _blocks(prepared, spec, resident, 2, 2 * FEWEST_EXAMPLES):
-        start = time.perf_counter()
-        probing.noise().tolist()
-        pace = (time.perf_counter() - start) / (2 * FEWEST_EXAMPLES)
-    return pace
+    """Seconds that the gradient of an example takes, in a block as large as it has to be to
+    take a while: a GPU is as long over eight examples as over hundreds. The first pass over
+    a size pays for what is made once, and does not count."""
+    most, examples = examples_of_a_probe(len(resident.train_labels)), FEWEST_EXAMPLES
+    while True:
+        for probing in _blocks(prepared, spec, resident, 2, 2 * examples):
+            start = time.perf_counter()
+            probing.noise().tolist()
+            took = time.perf_counter() - start
+        if took > A_WHILE or 4 * examples > most:
+            return took / (2 * examples)
+        examples *= 4
 
 
 def _affordable(most: int, seconds: float, each: float) -> int:
