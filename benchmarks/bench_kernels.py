@@ -5,8 +5,8 @@
 Needs a CUDA device. First, for every shape of the article's network, the forward and the
 backward operation on activations that are not in the cache: bytes that they must move, bytes
 a second, the floor (those bytes at the rate of a large copy on this device) and time over
-floor; so too for the first convolution with its batch norm. Then the article's trial as
-benchmarks/bench_training.py times it, kernels on and off.
+floor; so too for the first convolution with its batch norm, and for one of 64 channels. Then
+the article's trial as benchmarks/bench_training.py times it, kernels on and off.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from bench_training import measure, random_data
 from torch import Tensor
 
 from batchcliff.kernels import VARIABLE
 from batchcliff.kernels.batch_norm_relu import batch_norm_relu, batch_norm_relu_backward
+from batchcliff.kernels.sweep import sweep, sweep_statistics
 from batchcliff.kernels.thin_convolution import thin_convolution, thin_convolution_backward
 from batchcliff.provenance import code_name, utc_now
 from batchcliff.training.precision import device_name
@@ -143,11 +145,35 @@ def first_convolution(batch: int, rate: float) -> list[dict[str, object]]:
     ]
 
 
+def swept_convolution(batch: int, rate: float) -> list[dict[str, object]]:
+    """The convolution of 64 channels: the input once, the output once. Its arithmetic takes
+    about as long: 38 million products an image."""
+    channels, size = SHAPES[0]
+    last = torch.channels_last
+    half = torch.randn(channels, channels, 3, 3, device="cuda", dtype=torch.bfloat16)
+    half = half.contiguous(memory_format=last)
+    moved = 2 * batch * channels * size**2 * 2
+    xs = [
+        activations(batch, channels, size)[0] for _ in range(max(2, OUT_OF_CACHE // moved + 1))
+    ]
+    name = f"convolution {channels} to {channels} x {size} x {size}"
+    ways = {
+        f"swept {name}": lambda x: sweep(x, half, back=False),
+        f"swept {name}, statistics": lambda x: sweep_statistics(x, half, GROUPS),
+        f"swept {name}, gradient": lambda x: sweep(x, half, back=True),
+        f"cuDNN's {name}": lambda x: F.conv2d(x, half, padding=1),
+    }
+    return [
+        timed(what, batch, [lambda x=x, way=way: way(x) for x in xs], moved, rate)
+        for what, way in ways.items()
+    ]
+
+
 def trainings(batch: int, epochs: int) -> list[dict[str, object]]:
     """The article's trial with the kernels and without."""
     rows: list[dict[str, object]] = []
     data = random_data((32, 32, 3), 50_000, 10_000, "cuda")
-    for kernels in ("all", "auto", "off"):
+    for kernels in ("all", "off"):
         os.environ[VARIABLE] = kernels
         rate, prepared = measure(ARTICLE, data, batch, 1, epochs)
         print(
@@ -185,6 +211,8 @@ def main() -> None:
         rows += [row for size in sizes for row in trainings(size, arguments.epochs)]
     rows += [row for size in sizes for row in operations(size, rate)]
     rows += [row for size in sizes for row in first_convolution(size, rate)]
+    if torch.cuda.get_device_capability() == (9, 0):
+        rows += [row for size in sizes for row in swept_convolution(size, rate)]
     origin = {
         "device": name,
         "torch": torch.__version__,

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -70,17 +71,23 @@ def trial(workload: Workload, batch_size: int, epochs: int, seed: int) -> TrialS
 
 
 def measure(
-    workload: Workload, data: Resident, batch_size: int, stack: int, epochs: int
+    workload: Workload,
+    data: Resident,
+    batch_size: int,
+    stack: int,
+    epochs: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
     """(examples per second, seconds of preparation) of whole epochs with their evaluation.
 
-    The first epoch and the last are left out: they hold the start and the last wait.
+    The first epoch and the last are left out: they hold the start and the last wait. clock:
+    seconds, also those of the CPU alone where it does the training.
     """
     specs = [trial(workload, batch_size, epochs + 2, seed) for seed in range(stack)]
     prepared = prepare(specs[0], data, num_classes=10, stack=stack)
     prepared.restart(specs, rates(specs, data))
     reports: list[tuple[float, int]] = []
-    train(prepared, specs, data, lambda done, _: reports.append((time.perf_counter(), done)))
+    train(prepared, specs, data, lambda done, _: reports.append((clock(), done)))
     ends = [r for r in reports if r[1] % (len(data.train_labels) // batch_size) == 0]
     (start, first), (stop, last) = ends[0], ends[-2]
     return (last - first) * batch_size * stack / (stop - start), prepared.seconds
@@ -128,8 +135,8 @@ def main() -> None:
                 "date": utc_now()[:10],
             }
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if arguments.json:  # after each size: what is there stays if a later one fails
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

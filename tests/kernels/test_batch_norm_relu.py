@@ -202,6 +202,49 @@ def test_the_operators_say_what_they_are(kernels: ModuleType, device: torch.devi
     )
 
 
+@pytest.mark.parametrize("pool", ["none", "2x2", "all"])
+def test_with_statistics_that_are_known(
+    kernels: ModuleType, device: torch.device, pool: str
+) -> None:
+    """The same bits as the operation that computes them, values and gradients."""
+    leaves = [t.requires_grad_() for t in inputs(SHAPES[0], torch.bfloat16, device, 9)]
+    x, weight, bias = leaves
+    y, mean, var = kernels.batch_norm_relu(x, weight, bias, 2, EPS, pool)
+    again = kernels.batch_norm_relu_of(x, mean, var, weight, bias, EPS, pool)
+    assert torch.equal(y, again)
+    dy = torch.linspace(-1, 1, y.numel(), device=device).view_as(y).to(y.dtype)
+    theirs = torch.autograd.grad(y, leaves, dy)
+    ours = torch.autograd.grad(again, leaves, dy)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    torch.library.opcheck(
+        kernels.batch_norm_relu_of,
+        (x, mean, var, weight, bias, EPS, pool),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("pool", ["none", "2x2", "all"])
+def test_a_pair_of_launches_gives_the_bits_of_two(
+    kernels: ModuleType, device: torch.device, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves = [
+        t.requires_grad_() for t in inputs((64, 64, 16, 16, 8), torch.bfloat16, device, 9)
+    ]
+
+    def results() -> list[Tensor]:
+        y, mean, var = kernels.batch_norm_relu(*leaves, 8, EPS, pool)
+        dy = torch.linspace(-1, 1, y.numel(), device=device).view_as(y).to(y.dtype)
+        return [y, mean, var, *torch.autograd.grad(y, leaves, dy)]
+
+    paired = [results() for _ in range(20)]
+    monkeypatch.setattr(kernels, "_pairs", lambda device: False)
+    apart = results()
+    for found in paired:
+        assert all(torch.equal(a, b) for a, b in zip(found, apart, strict=True))
+
+
 def layers(group: int, shards: int, device: torch.device) -> list[GhostBatchNorm2d]:
     """Two equal ones, the second fused."""
     made = []

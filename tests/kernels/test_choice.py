@@ -37,26 +37,45 @@ def a_gpu_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "installed", lambda: True)
     monkeypatch.setattr(kernels, "failing", lambda layer, device: "")
     monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "")
+    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "")
 
 
 def test_where_they_serve_every_layer_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     said = "fused batch norm, ReLU and pooling: 1 layers"
-    default = f"{said}; plain convolutions: not {VARIABLE}=all"
-    assert fused_batch_norm(net, GPU, "bf16", 8) == (True, default)
-    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(True, False)]
-    monkeypatch.setenv(VARIABLE, "all")
     applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
     assert applied
-    assert reason == f"{said}, with their convolutions"
-    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(True, True)]
+    assert reason == f"{said}, with their convolutions, 64 channels swept"
+    (layer,) = net.relu_norms()
+    assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, True)
+    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "no Hopper GPU")
+    applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
+    assert applied
+    assert reason == f"{said}, with their convolutions, cuDNN for 64 channels: no Hopper GPU"
+    assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, False)
+    layer.sweeps = True
     assert not fused_batch_norm(net, CPU, "bf16", 8)[0]
-    assert [(layer.fused, layer.convolves) for layer in net.relu_norms()] == [(False, False)]
+    assert (layer.fused, layer.convolves, layer.sweeps) == (False, False, False)
+
+
+def test_convolutions_are_for_the_gpu_they_were_compared_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And for others where all are asked for."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "no Hopper GPU")
+    (layer,) = (net := network()).relu_norms()
+    applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
+    assert applied
+    assert reason.endswith(f"kind of GPU, {VARIABLE}=all runs kernels")
+    assert (layer.fused, layer.convolves, layer.sweeps) == (True, False, False)
+    monkeypatch.setenv(VARIABLE, "all")
+    fused_batch_norm(net, GPU, "bf16", 8)
+    assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, False)
 
 
 def test_convolutions_that_fail_their_check_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "off by 1")
-    monkeypatch.setenv(VARIABLE, "all")
     net = network()
     said = "fused batch norm, ReLU and pooling: 1 layers; plain convolutions: off by 1"
     assert fused_batch_norm(net, GPU, "bf16", 8) == (True, said)

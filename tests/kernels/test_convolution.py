@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_sweep import plain_statistics, plain_sweep
 from torch import Tensor, nn
 
 from batchcliff.kernels import convolution as module
-from batchcliff.kernels.convolution import convolution, convolution_backward, until_the_end
+from batchcliff.kernels.convolution import (
+    convolution,
+    convolution_backward,
+    halves,
+    until_the_end,
+)
 from batchcliff.kernels.layers import SERVED, convolved_relu
 from batchcliff.models.conv_net import ConvNet
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
@@ -41,8 +47,10 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
 def test_twin_of_pytorchs_convolution() -> None:
     x, weight, dy = inputs()
     leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-    y, half = convolution(*leaves, True)
-    assert not half.requires_grad
+    (half,) = halves([weight])
+    assert half.dtype == torch.bfloat16
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    y = convolution(*leaves, half, True, False)
     ours = torch.autograd.grad(y, leaves, dy)
     exact = [tensor.detach().double().requires_grad_() for tensor in leaves]
     z = F.conv2d(*exact, padding=1)
@@ -58,11 +66,11 @@ def test_the_operators_say_what_they_are() -> None:
     leaves = (x.requires_grad_(), weight.requires_grad_())
     torch.library.opcheck(
         convolution,
-        (*leaves, True),
+        (*leaves, weight.detach().bfloat16(), True, False),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
     torch.library.opcheck(
-        convolution_backward, (dy, x.detach(), weight.detach().bfloat16(), True)
+        convolution_backward, (dy, x.detach(), weight.detach().bfloat16(), True, False)
     )
 
 
@@ -154,9 +162,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, network: ConvNet, size: int) -> list[
     """What each convolution of a training pass is told of `alone`; the kernels are plain."""
     told: list[bool] = []
 
-    def noted(x: Tensor, weight: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
+    def noted(x: Tensor, weight: Tensor, half: Tensor, alone: bool, sweeps: bool) -> Tensor:
         told.append(alone)
-        return convolution(x, weight, alone)
+        return convolution(x, weight, half, alone, sweeps)
 
     def plain(conv: nn.Conv2d, norm: Any, x: Tensor, later: list[Any]) -> Tensor:
         return norm.relu(conv(x.float())).to(x.dtype)
@@ -211,7 +219,7 @@ def test_gradients_under_way_are_there_at_the_end() -> None:
     def chain() -> list[Tensor]:
         first = z = x.clone().requires_grad_()
         for one in weights:
-            z = convolution(z, one, True)[0].relu()
+            z = convolution(z, one, halves([one.detach()])[0], True, False).relu()
         return list(torch.autograd.grad(z.float().square().sum(), (first, *weights)))
 
     expected = chain()
@@ -221,3 +229,43 @@ def test_gradients_under_way_are_there_at_the_end() -> None:
         assert not module._beside(x.device).under_way
         for ours, theirs in zip(found, expected, strict=True):
             assert apart(ours, theirs.double()) < 1e-2
+
+
+def test_statistics_come_along(
+    kernels: Any,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outputs, gradients and running statistics are those of the two operations apart."""
+    asked: list[int] = []
+
+    def with_statistics(x: Tensor, half: Tensor, groups: int) -> tuple[Tensor, ...]:
+        asked.append(groups)
+        return plain_statistics(x, half, groups)
+
+    monkeypatch.setattr(module, "sweep", plain_sweep)
+    monkeypatch.setattr(module, "sweep_statistics", with_statistics)
+    monkeypatch.setattr("batchcliff.kernels.layers.is_swept", lambda *given: True)
+    monkeypatch.setattr("batchcliff.kernels.layers.images_of_a_program", lambda width: 2)
+    rng = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 16, 4, 4, generator=rng).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last).to(device).requires_grad_()
+    conv.to(device)
+    results = []
+    for group in (4, 4, 1):
+        norm = GhostBatchNorm2d(16, group).to(device)
+        norm.fused = norm.convolves = True
+        norm.sweeps = not results or group == 1
+        later: list[Any] = []
+        y = convolved_relu(conv, norm, x, pool="2x2", later=later)
+        of = torch.autograd.grad(
+            y.float().square().sum(), (x, conv.weight, norm.weight, norm.bias)
+        )
+        (statistics,) = later
+        assert statistics[0] is norm
+        assert statistics[3] == group * 16
+        results.append((y, *of, *statistics[1:3]))
+    assert asked == [2]  # groups of one do not hold a program's images
+    for ours, theirs in zip(*results[:2], strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=0.02, atol=0.02)

@@ -25,8 +25,8 @@ import torch
     os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreter's process"
 )
 def test_the_kernels_under_the_interpreter() -> None:
-    names = ("test_batch_norm_relu.py", "test_thin_convolution.py", "test_convolution.py")
-    files = [str(Path(__file__).with_name(name)) for name in names]
+    names = ("batch_norm_relu", "thin_convolution", "convolution")
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", *files],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

@@ -2,9 +2,10 @@
 
 A kernel computes what the plain operations beside it compute, up to rounding, so whether it
 runs is part of the surroundings, like the GPU or cuDNN's choice of algorithm: it stands in
-every record's provenance and in no trial's id. `BATCHCLIFF_KERNELS=off` runs the plain
-operations everywhere; `all` adds the convolutions, which have been timed and checked on a GPU
-but not yet held to the accuracy of several seeds (docs/log.md).
+every record's provenance and in no trial's id. `BATCHCLIFF_KERNELS` is "auto", every kernel
+that applies and passes its check, the convolutions only on the kind of GPU on which their
+accuracy was compared over seeds (docs/log.md); "all", those on other GPUs too; or "off", the
+plain operations everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from batchcliff.errors import UsageError, did_you_mean
-from batchcliff.kernels.check import failing, failing_convolutions
+from batchcliff.kernels.check import HOPPER, failing, failing_convolutions, failing_sweep
 
 VARIABLE = "BATCHCLIFF_KERNELS"
 CHOICES = ("auto", "all", "off")
@@ -43,28 +44,31 @@ def fused_batch_norm(
     """Let `model` use the fused batch norm, ReLU and pooling if they serve it.
 
     batch_size: examples that pass through the network at once in training. Returns whether
-    the kernels now serve, and why, in words for the record. It sets `fused` and `convolves`
-    on every layer that the model's `relu_norms()` names, so the answer holds whatever was set
-    before.
+    the kernels now serve, and why, in words for the record. It sets `fused`, `convolves` and
+    `sweeps` on every layer that the model's `relu_norms()` names, so the answer holds whatever
+    was set before.
     Raises UsageError if the environment asks for what there is not.
     """
     named = getattr(model, "relu_norms", None)
     layers: Sequence[Any] = () if named is None else named()
     obstacle = _obstacle(layers, device, precision, batch_size)
     for layer in layers:
-        layer.fused, layer.convolves = not obstacle, False
+        layer.fused, layer.convolves, layer.sweeps = not obstacle, False, False
     if obstacle:
         return False, f"plain: {obstacle}"
     said = f"fused batch norm, ReLU and pooling: {len(layers)} layers"
     kind: Any = type(layers[0])
-    obstacle = f"not {VARIABLE}=all"
-    if wanted() == "all":
-        obstacle = failing_convolutions(kind, device)
+    obstacle = ""
+    if wanted() == "auto" and torch.cuda.get_device_capability(device) != HOPPER:
+        obstacle = f"not compared over seeds on this kind of GPU, {VARIABLE}=all runs kernels"
+    obstacle = obstacle or failing_convolutions(kind, device)
     if obstacle:
         return True, f"{said}; plain convolutions: {obstacle}"
+    obstacle = failing_sweep(device)
     for layer in layers:
-        layer.convolves = True
-    return True, f"{said}, with their convolutions"
+        layer.convolves, layer.sweeps = True, not obstacle
+    swept = f"cuDNN for 64 channels: {obstacle}" if obstacle else "64 channels swept"
+    return True, f"{said}, with their convolutions, {swept}"
 
 
 def _obstacle(

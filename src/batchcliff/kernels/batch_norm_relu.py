@@ -41,12 +41,13 @@ class Tuning:
 
 
 POOLS = ("none", "2x2", "all")
-REDUCE = Tuning(channels=64)  # statistics, and sums of gradients
+REDUCE = Tuning(loads=8, channels=64)  # statistics, and sums of gradients
 APPLY = Tuning()  # normalising, and gradients
 PER_PROCESSOR = 4  # programs of a reduction that a multiprocessor should have to run
 FEW = 4  # blocks of a program of a reduction
 MERGED = 32  # partial results that the last program of a group loads at once
 ARRIVALS = 1 << 16  # counters of unfinished reductions: groups x blocks of channels
+ALONE = {"BEHIND": False}  # a launch that starts when all before it has ended
 REVERSE = True  # reductions go from the end: the pass after them begins with what is cached
 
 
@@ -111,6 +112,23 @@ def _processors(device: torch.device) -> int:
 
 
 @functools.cache
+def _pairs(device: torch.device) -> bool:
+    """Whether a kernel may start while the one before it still runs (a Hopper GPU's
+    "programmatic dependent launch"): it loads what is there already, and then waits."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _ahead(device: torch.device) -> dict[str, Any]:
+    """What the first kernel of such a pair is launched with."""
+    return {"AHEAD": _pairs(device)}
+
+
+def _behind(device: torch.device) -> dict[str, Any]:
+    """And the second."""
+    return {"BEHIND": True, "launch_pdl": True} if _pairs(device) else {"BEHIND": False}
+
+
+@functools.cache
 def _arrived(device: torch.device) -> Tensor:
     """Counters of the reductions, zero between launches: one stream at a time uses them."""
     return torch.zeros(ARRIVALS, dtype=torch.int32, device=device)
@@ -143,20 +161,23 @@ def _check(x_BCHW: Tensor, groups: int, pool: str) -> None:
 
 
 def _normalise(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: str
-) -> Tensor:
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: str,
+    behind: dict[str, Any],
+) -> Tensor:  # fmt: skip
+    """behind: what says whether the statistics' kernel comes right before."""
     y, cut = _like(x, pool), _Cut(x, len(mean), pool)
     if pool == "all":
         plan = cut.programs(REDUCE, taken=cut.unit)
         image_means_kernel[cut.batch, plan.grid[1]](
-            x, mean, var, weight, bias, y, cut.rows, cut.unit, EPS=eps, **plan.constants
-        )
+            x, mean, var, weight, bias, y, cut.rows, cut.unit,
+            EPS=eps, **plan.constants, **behind,
+        )  # fmt: skip
         return y
     # A program with pooling loads four rows of x for each row of y.
     plan = cut.programs(APPLY, taken=4 * cut.places if pool == "2x2" else cut.places)
     normalise_kernel[plan.grid](
         x, mean, var, weight, bias, y, cut.rows, cut.places, cut.unit, plan.parts,
-        EPS=eps, POOL=pool, **plan.constants,
+        EPS=eps, POOL=pool, **plan.constants, **behind,
     )  # fmt: skip
     return y
 
@@ -182,9 +203,10 @@ def batch_norm_relu(
     var = torch.empty_like(mean)
     statistics_kernel[plan.grid](
         x, part, mean, var, _arrived(x.device), cut.rows, plan.passes, plan.parts,
-        MERGED=MERGED, REVERSE=REVERSE, **plan.constants,
+        MERGED=MERGED, REVERSE=REVERSE, **plan.constants, **_ahead(x.device),
     )  # fmt: skip
-    return _normalise(x, mean, var, weight, bias, eps, pool), mean, var
+    behind = _behind(x.device)
+    return _normalise(x, mean, var, weight, bias, eps, pool, behind), mean, var
 
 
 @batch_norm_relu.register_fake
@@ -225,13 +247,14 @@ def batch_norm_relu_backward(
         x, dy, mean, var, weight, bias, part, sums, _arrived(x.device),
         cut.rows, cut.places, cut.unit, plan.passes, plan.parts,
         EPS=eps, POOL=pool, MERGED=MERGED, REVERSE=REVERSE, **plan.constants,
+        **_ahead(x.device),
     )  # fmt: skip
     dx, dweight, dbias = _like(x, "none"), torch.empty_like(weight), torch.empty_like(bias)
     plan = cut.programs(APPLY, taken=cut.rows)
     gradient_kernel[plan.grid](
         x, dy, mean, var, weight, bias, sums, dx, dweight, dbias,
         cut.rows, cut.places, cut.unit, plan.parts, groups,
-        EPS=eps, POOL=pool, **plan.constants,
+        EPS=eps, POOL=pool, **plan.constants, **_behind(x.device),
     )  # fmt: skip
     return dx, dweight, dbias
 
@@ -266,6 +289,49 @@ def _backward(ctx: Any, dy: Tensor, _dmean: Any, _dvar: Any) -> tuple[Any, ...]:
 batch_norm_relu.register_autograd(_backward, setup_context=_keep)
 
 
+@torch.library.custom_op("batchcliff::batch_norm_relu_of", mutates_args=())
+def batch_norm_relu_of(
+    x_BCHW: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    pool: str,
+) -> Tensor:
+    """As `batch_norm_relu` where x's own statistics [G, C] are known already: gradients flow to
+    x, also on their account, to weight and to bias."""
+    _check(x_BCHW, len(mean), pool)
+    x = x_BCHW.contiguous(memory_format=torch.channels_last)
+    return _normalise(x, mean, var, weight, bias, eps, pool, ALONE)
+
+
+@batch_norm_relu_of.register_fake
+def _(
+    x_BCHW: Tensor,
+    _mean: Tensor,
+    _var: Tensor,
+    _weight: Tensor,
+    _bias: Tensor,
+    _eps: float,
+    pool: str,
+) -> Tensor:
+    return _like(x_BCHW, pool)
+
+
+def _keep_of(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    x, mean, var, weight, bias, ctx.eps, ctx.pool = inputs
+    ctx.save_for_backward(x, mean, var, weight, bias)
+
+
+def _backward_of(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    dx, *of_parameters = batch_norm_relu_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.pool)
+    return (dx, None, None, *of_parameters, None, None)
+
+
+batch_norm_relu_of.register_autograd(_backward_of, setup_context=_keep_of)
+
+
 @torch.library.custom_op("batchcliff::normalise_relu", mutates_args=())
 def normalise_relu(
     x_BCHW: Tensor,
@@ -279,7 +345,7 @@ def normalise_relu(
     """As `batch_norm_relu` with given statistics [G, C]; for evaluation, no gradient."""
     _check(x_BCHW, len(mean), pool)
     x = x_BCHW.contiguous(memory_format=torch.channels_last)
-    return _normalise(x, mean, var, weight, bias, eps, pool)
+    return _normalise(x, mean, var, weight, bias, eps, pool, ALONE)
 
 
 @normalise_relu.register_fake

@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from batchcliff.kernels.convolution import (
+    convolution,
+    convolution_backward,
+    convolution_statistics,
+)
 from batchcliff.kernels.layers import convolved_relu
 
 TOLERANCE = 0.02  # of the norm of what the plain operations give; bfloat16 rounds to 0.004
 POOLS = ("none", "2x2", "all")
 BATCH, SIZE = 8, 8
+HOPPER = (9, 0)  # compute capability
 CALLED = {"weight": "scale", "bias": "shift", "conv.weight": "weights"}
 
 
@@ -72,6 +78,39 @@ def failing_convolutions(kind: Callable[..., Any], device: torch.device) -> str:
         return _results(layer, run, layer.conv.in_channels, pool, device)
 
     return _first_of(results, cases)
+
+
+@functools.cache
+def failing_sweep(device: torch.device) -> str:
+    """Why `batchcliff.kernels.sweep` cannot be trusted here; "" if it can.
+
+    The convolution of random bfloat16 images, its statistics and its gradient, against
+    PyTorch's own.
+    """
+    if torch.cuda.get_device_capability(device) != HOPPER:
+        return "no Hopper GPU"
+
+    def results(swept: bool, _: str) -> dict[str, Tensor]:
+        rng = torch.Generator(device).manual_seed(1)
+        x, weight, dy = (
+            torch.randn(shape, generator=rng, device=device)
+            .to(torch.bfloat16)
+            .contiguous(memory_format=torch.channels_last)
+            for shape in ((32, 64, 32, 32), (64, 64, 3, 3), (32, 64, 32, 32))
+        )
+        if swept:
+            y, mean_GC, var_GC = convolution_statistics(x, weight, weight, False, 2)
+        else:
+            y = convolution(x, weight, weight, False, False)
+            var_GC, mean_GC = torch.var_mean(
+                y.float().view(2, -1, *y.shape[1:]), (1, 3, 4), correction=0
+            )
+        of_x, _ = convolution_backward(dy, x, weight, False, swept)
+        found = {"output": y, "mean": mean_GC, "variance": var_GC}
+        found["gradient of the input"] = of_x
+        return {name: tensor.float() for name, tensor in found.items()}
+
+    return _first_of(results, [(True, False, "none", "of a swept convolution")])
 
 
 def _first_of(

@@ -8,7 +8,7 @@ into memory after what they know as its last use. So only a layer that nothing b
 ours comes before in the network may leave its gradient under way; others wait for theirs.
 
 Registered with torch.library, so that torch.compile keeps it in its graph. The arithmetic is
-cuDNN's, as of `F.conv2d`.
+cuDNN's, as of `F.conv2d`, or `batchcliff.kernels.sweep`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from batchcliff.kernels.sweep import sweep, sweep_statistics
+
 AHEAD = 2  # gradients of weights that may be under way: their inputs stay in memory
 
 
@@ -33,6 +35,7 @@ class _Beside:
 
     stream: torch.cuda.Stream
     waits: bool = True  # every backward pass for its own gradient
+    halves: torch.cuda.Event | None = None  # until a convolution has waited for them
     under_way: deque[tuple[torch.cuda.Event, tuple[Tensor, ...]]] = field(default_factory=deque)
 
     def join(self, left: int = 0) -> None:
@@ -41,10 +44,21 @@ class _Beside:
             event, _ = self.under_way.popleft()
             event.wait()
 
+    def join_halves(self) -> None:
+        """Let the current stream wait for the weights' copies."""
+        if self.halves is not None:
+            self.halves.wait()
+            self.halves = None
+
 
 @functools.cache
 def _beside(device: torch.device) -> _Beside:
     return _Beside(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+def _join_halves(device: torch.device) -> None:
+    if device.type == "cuda":
+        _beside(device).join_halves()
 
 
 @contextlib.contextmanager
@@ -59,14 +73,20 @@ def until_the_end(device: torch.device) -> Iterator[None]:
     beside.waits = False
     try:
         yield
+        beside.join_halves()
         beside.join()
     finally:
+        beside.halves = None
         beside.waits = True
         beside.under_way.clear()  # after an error, as out of memory: nothing is left behind
 
 
-def _gradient(dy: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+def _gradient(
+    dy: Tensor, x: Tensor, weight: Tensor, which: int, *, sweeps: bool = False
+) -> Tensor:
     """0: with respect to x. 1: to the weights."""
+    if sweeps and which == 0:
+        return sweep(dy.contiguous(memory_format=torch.channels_last), weight, back=True)
     asked = [which == 0, which == 1, False]
     found = torch.ops.aten.convolution_backward(
         dy, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, asked
@@ -75,41 +95,71 @@ def _gradient(dy: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
     return gradient.contiguous(memory_format=torch.channels_last)
 
 
+@torch.library.custom_op("batchcliff::halves", mutates_args=())
+def halves(weights_OCHW: list[Tensor]) -> list[Tensor]:
+    """The weights as `convolution` multiplies them: bfloat16, channels-last, in one launch.
+
+    They are made beside what runs before the first convolution, which waits for them.
+    """
+    last, device = torch.channels_last, weights_OCHW[0].device
+    made = [torch.empty_like(w, dtype=torch.bfloat16, memory_format=last) for w in weights_OCHW]
+    if device.type != "cuda":
+        torch._foreach_copy_(made, weights_OCHW)
+        return made
+    beside = _beside(device)
+    beside.stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(beside.stream):
+        torch._foreach_copy_(made, weights_OCHW)
+        beside.halves = beside.stream.record_event()
+    return made
+
+
+@halves.register_fake
+def _(weights: list[Tensor]) -> list[Tensor]:
+    last = torch.channels_last
+    return [torch.empty_like(w, dtype=torch.bfloat16, memory_format=last) for w in weights]
+
+
 @torch.library.custom_op("batchcliff::convolution", mutates_args=())
 def convolution(
     x_BCHW: Tensor,
-    weight_OCHW: Tensor,
+    weight_OCHW: Tensor,  # noqa: ARG001 for its gradient
+    half_OCHW: Tensor,
     alone: bool,  # noqa: ARG001 for the gradients
-) -> tuple[Tensor, Tensor]:
-    """3x3, stride 1, padding 1, channels-last, in x's type; [B, O, H, W].
+    sweeps: bool,
+) -> Tensor:
+    """3x3, stride 1, padding 1, channels-last, of bfloat16; [B, O, H, W].
 
+    half: the weights as they are multiplied (`halves`); their gradient goes to `weight`.
     alone: nothing but kernels of ours made x, from the network's input on (`until_the_end`).
-    Also the weights as they were multiplied, a copy in x's type; no gradient flows through it.
+    sweeps: it and the gradient of x by `batchcliff.kernels.sweep`, else by cuDNN.
     """
-    half = torch.empty_like(weight_OCHW, dtype=x_BCHW.dtype, memory_format=torch.channels_last)
-    half.copy_(weight_OCHW)
-    y = F.conv2d(x_BCHW, half, padding=1)
-    return y.contiguous(memory_format=torch.channels_last), half
+    _join_halves(x_BCHW.device)
+    if sweeps:
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        return sweep(x_BCHW, half_OCHW, back=False)
+    y = F.conv2d(x_BCHW, half_OCHW, padding=1)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 @convolution.register_fake
-def _(x: Tensor, weight: Tensor, _alone: bool) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, _half: Tensor, _alone: bool, _sweeps: bool) -> Tensor:
     batch, _, height, width = x.shape
     shape, last = (batch, len(weight), height, width), torch.channels_last
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
-    return y, torch.empty_like(weight, dtype=x.dtype, memory_format=last)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
 
 
 @torch.library.custom_op("batchcliff::convolution_backward", mutates_args=())
 def convolution_backward(
-    dy: Tensor, x: Tensor, half: Tensor, alone: bool
+    dy: Tensor, x: Tensor, half: Tensor, alone: bool, sweeps: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x, in its type, and the weights, float32.
 
-    half: the second result of `convolution`. alone: as there.
+    half, alone, sweeps: as of `convolution`.
     """
     if dy.device.type != "cuda":
-        return _gradient(dy, x, half, 0), _gradient(dy, x, half, 1).float()
+        of_x = _gradient(dy, x, half, 0, sweeps=sweeps)
+        return of_x, _gradient(dy, x, half, 1).float()
     beside, here = _beside(dy.device), torch.cuda.current_stream(dy.device)
     joins = beside.waits or not alone
     beside.join(AHEAD - 1)
@@ -118,7 +168,7 @@ def convolution_backward(
         of_weight = _gradient(dy, x, half, 1).float()
         beside.under_way.append((beside.stream.record_event(), (dy, x, half)))
     try:
-        of_x = _gradient(dy, x, half, 0)
+        of_x = _gradient(dy, x, half, 0, sweeps=sweeps)
         if joins:
             beside.join()
     finally:
@@ -128,21 +178,60 @@ def convolution_backward(
 
 
 @convolution_backward.register_fake
-def _(_dy: Tensor, x: Tensor, half: Tensor, _alone: bool) -> tuple[Tensor, Tensor]:
+def _(
+    _dy: Tensor, x: Tensor, half: Tensor, _alone: bool, _sweeps: bool
+) -> tuple[Tensor, Tensor]:
     last = torch.channels_last
     of_weight = torch.empty_like(half, dtype=torch.float32, memory_format=last)
     return torch.empty_like(x, memory_format=last), of_weight
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    (x, _, ctx.alone), half = inputs, output[1]
-    ctx.mark_non_differentiable(half)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    x, _, half, ctx.alone, ctx.sweeps = inputs
     ctx.save_for_backward(x, half)
 
 
-def _backward(ctx: Any, dy: Tensor, _dhalf: Any) -> tuple[Tensor, Tensor, None]:
-    of_x, of_weight = convolution_backward(dy, *ctx.saved_tensors, ctx.alone)
-    return of_x, of_weight, None
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    of_x, of_weight = convolution_backward(dy, *ctx.saved_tensors, ctx.alone, ctx.sweeps)
+    return of_x, of_weight, None, None, None
 
 
 convolution.register_autograd(_backward, setup_context=_keep)
+
+
+@torch.library.custom_op("batchcliff::convolution_statistics", mutates_args=())
+def convolution_statistics(
+    x_BCHW: Tensor,
+    weight_OCHW: Tensor,  # noqa: ARG001 for its gradient
+    half_OCHW: Tensor,
+    alone: bool,  # noqa: ARG001 for the gradients
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A swept `convolution`, and its mean and biased variance in each of `groups` equal parts
+    of the batch, float32 [G, O], through which no gradient flows."""
+    _join_halves(x_BCHW.device)
+    x = x_BCHW.contiguous(memory_format=torch.channels_last)
+    return sweep_statistics(x, half_OCHW, groups)
+
+
+@convolution_statistics.register_fake
+def _(
+    x: Tensor, weight: Tensor, _half: Tensor, _alone: bool, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean = weight.new_empty(groups, len(weight))
+    y = torch.empty_like(x, memory_format=torch.channels_last)  # as many channels
+    return y, mean, torch.empty_like(mean)
+
+
+def _keep_swept(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, _, half, ctx.alone, _ = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, half)
+
+
+def _backward_swept(ctx: Any, dy: Tensor, _dmean: Any, _dvar: Any) -> tuple[Any, ...]:
+    of_x, of_weight = convolution_backward(dy, *ctx.saved_tensors, ctx.alone, True)
+    return of_x, of_weight, None, None, None
+
+
+convolution_statistics.register_autograd(_backward_swept, setup_context=_keep_swept)

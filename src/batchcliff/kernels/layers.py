@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchcliff.kernels.convolution import convolution
+from batchcliff.kernels.convolution import convolution, convolution_statistics, halves
+from batchcliff.kernels.sweep import images_of_a_program, is_swept
 
 SERVED = {
     "kernel_size": (3, 3),
@@ -37,24 +38,44 @@ def convolved_relu(
     pool: str,
     later: list[Any],
     alone: bool = False,
+    half: Tensor | None = None,
 ) -> Tensor:
     """`norm.relu(conv(x))` of a `GhostBatchNorm2d`, which see for `pool` and `later`.
 
     Where `norm.convolves`, a convolution of images runs as one operation with what follows, and
     others compute the gradient of their weights beside (batchcliff.kernels.convolution, also
-    for `alone`).
+    for `alone`). half: the convolution's weights from `halved`, if they are made already.
     """
     if not _convolves(conv, norm):
         y: Tensor = norm.relu(conv(x_BCHW), pool=pool, later=later)
         return y
     if _has_thin(conv, norm, x_BCHW, pool):
         return _thin(conv, norm, x_BCHW.to(torch.bfloat16), later)
-    if torch.is_grad_enabled() and x_BCHW.requires_grad:
-        convolved = convolution(x_BCHW.to(torch.bfloat16), conv.weight, alone)[0]
+    sweeps = norm.sweeps and is_swept(conv.in_channels, conv.out_channels, x_BCHW.shape[3])
+    if sweeps or (torch.is_grad_enabled() and x_BCHW.requires_grad):
+        if half is None:
+            half = halves([conv.weight.detach()])[0]
+        if sweeps and norm.training and _has_statistics(norm, x_BCHW, pool):
+            return _swept(conv, norm, x_BCHW.to(torch.bfloat16), half, pool, later, alone)
+        convolved = convolution(x_BCHW.to(torch.bfloat16), conv.weight, half, alone, sweeps)
     else:
         convolved = conv(x_BCHW)
     y = norm.relu(convolved, pool=pool, later=later)
     return y
+
+
+def halved(layers: list[tuple[nn.Conv2d, Any]]) -> list[Tensor | None]:
+    """For each convolution with its batch norm the weights that `convolved_relu` multiplies in
+    training, or None where it makes none: all in one launch, since there are many of them."""
+    taken = [
+        torch.is_grad_enabled()
+        and _convolves(conv, norm)
+        and not is_thin(conv.in_channels, conv.out_channels)
+        for conv, norm in layers
+    ]
+    weights = [conv.weight.detach() for (conv, _), t in zip(layers, taken, strict=True) if t]
+    made = iter(halves(weights) if weights else [])
+    return [next(made) if t else None for t in taken]
 
 
 def all_kernels(conv: nn.Conv2d, norm: Any, x_BCHW: Tensor, pool: str) -> bool:
@@ -75,6 +96,33 @@ def _convolves(conv: nn.Conv2d, norm: Any) -> bool:
 def _has_thin(conv: nn.Conv2d, norm: Any, x_BCHW: Tensor, pool: str) -> bool:
     thin = is_thin(conv.in_channels, conv.out_channels) and not x_BCHW.requires_grad
     return bool(thin and pool == "none" and norm.is_served(x_BCHW))
+
+
+def _has_statistics(norm: Any, x_BCHW: Tensor, pool: str) -> bool:
+    """Whether a swept convolution in training can bring its statistics along."""
+    odd = pool == "2x2" and (x_BCHW.shape[2] % 2 or x_BCHW.shape[3] % 2)
+    whole = not norm.group % images_of_a_program(x_BCHW.shape[3])
+    return bool(norm.fused and whole and not odd and norm.is_served(x_BCHW))
+
+
+def _swept(
+    conv: nn.Conv2d,
+    norm: Any,
+    x: Tensor,
+    half: Tensor,
+    pool: str,
+    later: list[Any],
+    alone: bool,
+) -> Tensor:
+    from batchcliff.kernels.batch_norm_relu import batch_norm_relu_of
+
+    groups = len(x) // norm.group
+    y, mean_GC, var_GC = convolution_statistics(x, conv.weight, half, alone, groups)
+    later.append((norm, mean_GC, var_GC, norm.group * x.shape[2] * x.shape[3]))
+    made: Tensor = batch_norm_relu_of(
+        y, mean_GC, var_GC, norm.weight, norm.bias, norm.eps, pool
+    )
+    return made
 
 
 def _thin(conv: nn.Conv2d, norm: Any, images: Tensor, later: list[Any]) -> Tensor:

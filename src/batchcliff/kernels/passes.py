@@ -34,6 +34,20 @@ SIZES = ["rows", "places", "unit", "passes", "parts", "groups"]
 
 
 @triton.jit
+def _follow(BEHIND: tl.constexpr):
+    """Wait for the kernel before, where this one starts while that one still runs."""
+    if BEHIND:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _lead(AHEAD: tl.constexpr):
+    """Let the kernel behind start as soon as all programs of this one run."""
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def _offsets(row, cols, C: tl.constexpr):
     """Offsets of rows by channels; 64 bits, since an activation may pass 2^31 elements."""
     return row.to(tl.int64)[:, None] * C + cols[None, :]
@@ -120,9 +134,10 @@ def _merge_parts(
 def statistics_kernel(
     x_ptr, part_ptr, mean_ptr, var_ptr, arrived_ptr, rows, passes, parts,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOADS: tl.constexpr,
-    EVEN: tl.constexpr, MERGED: tl.constexpr, REVERSE: tl.constexpr,
+    EVEN: tl.constexpr, MERGED: tl.constexpr, REVERSE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Mean and biased variance [G, C]. Grid: G * parts programs by blocks of channels."""
+    _lead(AHEAD)
     pid = tl.program_id(0)
     if REVERSE:
         pid = tl.num_programs(0) - 1 - pid
@@ -165,7 +180,7 @@ def _rectified(x, mean, scale, bias):
 def normalise_kernel(
     x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, y_ptr, rows, places, unit, parts,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOADS: tl.constexpr,
-    EVEN: tl.constexpr, EPS: tl.constexpr, POOL: tl.constexpr,
+    EVEN: tl.constexpr, EPS: tl.constexpr, POOL: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """y from x and statistics [G, C]; POOL is "none" or "2x2".
 
@@ -178,22 +193,26 @@ def normalise_kernel(
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     place = part * TAKEN + tl.arange(0, TAKEN)
     inside = place < places
-    mean = tl.load(mean_ptr + group * C + cols)
-    root = tl.rsqrt(tl.load(var_ptr + group * C + cols) + EPS)
-    scale = root * tl.load(weight_ptr + cols)
-    bias = tl.load(bias_ptr + cols)
     x_base = x_ptr + group.to(tl.int64) * rows * C
     y_base = y_ptr + group.to(tl.int64) * places * C
     if POOL == "2x2":
         row = (place // unit) * 4 * unit + (place % unit) * 2
-        y = tl.zeros((TAKEN, BLOCK_C), tl.float32)
-        for k in tl.static_range(4):
-            at = _offsets(row + (k // 2) * 2 * unit + k % 2, cols, C)
-            z = _rectified(_load(x_base + at, inside, EVEN), mean, scale, bias)
-            y += z * 0.25
+        x = _load(x_base + _offsets(row, cols, C), inside, EVEN)
+        right = _load(x_base + _offsets(row + 1, cols, C), inside, EVEN)
+        down = _load(x_base + _offsets(row + 2 * unit, cols, C), inside, EVEN)
+        across = _load(x_base + _offsets(row + 2 * unit + 1, cols, C), inside, EVEN)
     else:
-        at = _offsets(place, cols, C)
-        y = _rectified(_load(x_base + at, inside, EVEN), mean, scale, bias)
+        x = _load(x_base + _offsets(place, cols, C), inside, EVEN)
+    _follow(BEHIND)
+    mean = tl.load(mean_ptr + group * C + cols)
+    root = tl.rsqrt(tl.load(var_ptr + group * C + cols) + EPS)
+    scale = root * tl.load(weight_ptr + cols)
+    bias = tl.load(bias_ptr + cols)
+    y = _rectified(x, mean, scale, bias)
+    if POOL == "2x2":
+        y = y * 0.25 + _rectified(right, mean, scale, bias) * 0.25
+        y += _rectified(down, mean, scale, bias) * 0.25
+        y += _rectified(across, mean, scale, bias) * 0.25
     _store(y_base + _offsets(place, cols, C), y, inside, EVEN)
 
 
@@ -201,9 +220,10 @@ def normalise_kernel(
 def image_means_kernel(
     x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, y_ptr, rows, unit,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOADS: tl.constexpr,
-    EVEN: tl.constexpr, EPS: tl.constexpr,
+    EVEN: tl.constexpr, EPS: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """y [B, C], the mean over each image (POOL "all"). Grid: B by blocks of channels."""
+    _follow(BEHIND)
     example = tl.program_id(0)
     group = example // (rows // unit)
     cols = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -241,9 +261,10 @@ def gradient_sums_kernel(
     rows, places, unit, passes, parts,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOADS: tl.constexpr,
     EVEN: tl.constexpr, EPS: tl.constexpr, POOL: tl.constexpr, MERGED: tl.constexpr,
-    REVERSE: tl.constexpr,
+    REVERSE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Sums [G, 2, C] over a group of dz and of dz * (x - mean). Grid: as the statistics'."""
+    _lead(AHEAD)
     pid = tl.program_id(0)
     if REVERSE:
         pid = tl.num_programs(0) - 1 - pid
@@ -293,7 +314,7 @@ def gradient_kernel(
     x_ptr, dy_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, dweight_ptr,
     dbias_ptr, rows, places, unit, parts, groups,
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOADS: tl.constexpr,
-    EVEN: tl.constexpr, EPS: tl.constexpr, POOL: tl.constexpr,
+    EVEN: tl.constexpr, EPS: tl.constexpr, POOL: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """dx from the sums; the first program adds them over groups to dweight and dbias [C].
 
@@ -312,6 +333,7 @@ def gradient_kernel(
     root = tl.rsqrt(tl.load(var_ptr + group * C + cols) + EPS)
     scale = root * tl.load(weight_ptr + cols)
     bias = tl.load(bias_ptr + cols)
+    _follow(BEHIND)
     count = rows.to(tl.float32)
     average = tl.load(sums_ptr + group * 2 * C + cols) / count
     slope = tl.load(sums_ptr + group * 2 * C + C + cols) * root * root / count

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from batchcliff.kernels.batch_norm_relu import MERGED, _arrived, _processors
+from batchcliff.kernels.batch_norm_relu import (
+    ALONE,
+    MERGED,
+    _ahead,
+    _arrived,
+    _behind,
+    _processors,
+)
 from batchcliff.kernels.layers import is_thin
 from batchcliff.kernels.thin_passes import (
     FACTORS,
@@ -90,13 +97,14 @@ def _output(images_BDHW: Tensor, channels: int) -> Tensor:
 
 def _normalise(
     images: Tensor, conv: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor,
-    eps: float, cut: _Cut,
+    eps: float, cut: _Cut, behind: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     y = _output(images, len(conv))
     parts, constants = cut.programs(NORMALISE)
     thin_normalise_kernel[cut.groups * parts,](
-        images, conv, mean, var, weight, bias, y, cut.rows, parts, EPS=eps, **constants
-    )
+        images, conv, mean, var, weight, bias, y, cut.rows, parts, EPS=eps, **constants,
+        **behind,
+    )  # fmt: skip
     return y
 
 
@@ -126,9 +134,10 @@ def thin_convolution(
     var = torch.empty_like(mean)
     thin_statistics_kernel[groups * parts,](
         images, conv, part, mean, var, _arrived(images.device), cut.rows, passes, parts,
-        MERGED=MERGED, **constants,
+        MERGED=MERGED, **constants, **_ahead(images.device),
     )  # fmt: skip
-    return _normalise(images, conv, mean, var, weight, bias, eps, cut), mean, var
+    behind = _behind(images.device)
+    return _normalise(images, conv, mean, var, weight, bias, eps, cut, behind), mean, var
 
 
 @thin_convolution.register_fake
@@ -153,7 +162,7 @@ def thin_convolution_backward(
     part = weight.new_empty(cut.groups * parts, 2 * channels + 1, K)
     thin_gradient_sums_kernel[cut.groups * parts,](
         images, conv, dy, mean, var, weight, bias, part, cut.rows, passes, parts,
-        EPS=eps, **constants,
+        EPS=eps, **constants, **_ahead(images.device),
     )  # fmt: skip
     dconv = torch.empty_like(conv, dtype=torch.float32, memory_format=torch.channels_last)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
@@ -161,6 +170,7 @@ def thin_convolution_backward(
     thin_gradient_kernel[cut.groups, channels](
         part, conv, mean, var, weight, share, dconv, dweight, dbias, _arrived(images.device),
         cut.rows, parts, cut.groups, MERGED=MERGED, EPS=eps, **cut.sizes,
+        **_behind(images.device),
     )  # fmt: skip
     return dconv, dweight, dbias
 
@@ -198,7 +208,7 @@ def thin_evaluation(
     """As `thin_convolution` with given statistics [G, C]; for evaluation, no gradient."""
     cut = _Cut(images_BDHW, conv_CDHW, len(mean))
     images, conv = _last(images_BDHW), _last(conv_CDHW)
-    return _normalise(images, conv, mean, var, weight, bias, eps, cut)
+    return _normalise(images, conv, mean, var, weight, bias, eps, cut, ALONE)
 
 
 @thin_evaluation.register_fake

@@ -29,7 +29,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from batchcliff.kernels.passes import _is_last, _merge_parts, _offsets
+from batchcliff.kernels.passes import _follow, _is_last, _lead, _merge_parts, _offsets
 
 K = 32  # columns of a patch: 9 channels, the ones, and zeros
 SIZES = ["rows", "passes", "parts", "groups"]
@@ -73,9 +73,10 @@ def _weights(w_ptr, cols, D: tl.constexpr, K: tl.constexpr, FACTOR: tl.constexpr
 def thin_statistics_kernel(
     images_ptr, w_ptr, part_ptr, mean_ptr, var_ptr, arrived_ptr, rows, passes, parts,
     C: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
-    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, MERGED: tl.constexpr,
+    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, MERGED: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Mean and biased variance [G, C] of the convolution. Grid: G * parts."""
+    _lead(AHEAD)
     group = tl.program_id(0) // parts
     part = tl.program_id(0) % parts
     cols = tl.arange(0, C)
@@ -107,7 +108,7 @@ def thin_statistics_kernel(
 def thin_normalise_kernel(
     images_ptr, w_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, y_ptr, rows, parts,
     C: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
-    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, EPS: tl.constexpr,
+    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, EPS: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """y from images and statistics [G, C]. Grid: G * parts, a block of rows each."""
     group = tl.program_id(0) // parts
@@ -117,6 +118,7 @@ def thin_normalise_kernel(
     x = tl.dot(
         _patches(base, row, rows, D, H, W, K, FACTOR), _weights(w_ptr, cols, D, K, FACTOR)
     )
+    _follow(BEHIND)
     mean = tl.load(mean_ptr + group * C + cols)
     root = tl.rsqrt(tl.load(var_ptr + group * C + cols) + EPS)
     scale = root * tl.load(weight_ptr + cols)
@@ -131,12 +133,13 @@ def thin_gradient_sums_kernel(
     images_ptr, w_ptr, dy_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, part_ptr,
     rows, passes, parts,
     C: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr,
-    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, EPS: tl.constexpr,
+    FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, EPS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Sums of a program's rows, [G * parts, 2 C + 1, K]: dz P, (x - mean) P, and P.
 
     Grid: G * parts.
     """
+    _lead(AHEAD)
     group = tl.program_id(0) // parts
     part = tl.program_id(0) % parts
     cols = tl.arange(0, C)
@@ -176,7 +179,7 @@ def thin_gradient_kernel(
     part_ptr, w_ptr, mean_ptr, var_ptr, weight_ptr, group_ptr, dw_ptr, dweight_ptr, dbias_ptr,
     arrived_ptr, rows, parts, groups,
     C: tl.constexpr, D: tl.constexpr, K: tl.constexpr, FACTOR: tl.constexpr,
-    MERGED: tl.constexpr, EPS: tl.constexpr,
+    MERGED: tl.constexpr, EPS: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """dW [C, 9 D], dweight and dbias [C] from the sums. Grid: G by C, a channel each.
 
@@ -189,6 +192,7 @@ def thin_gradient_kernel(
     few = tl.arange(0, MERGED)
     w = tl.load(w_ptr + c * (9 * D) + k, mask=k < 9 * D, other=0.0)
     w = w.to(FACTOR).to(tl.float32)
+    _follow(BEHIND)
     of_dz = tl.zeros((K,), tl.float32)
     of_off = tl.zeros((K,), tl.float32)
     of_ones = tl.zeros((K,), tl.float32)

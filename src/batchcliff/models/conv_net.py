@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchcliff.kernels.layers import all_kernels, convolved_relu
+from batchcliff.kernels.layers import all_kernels, convolved_relu, halved
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d, Statistics, keep
 from batchcliff.models.network import Network, slices
 from batchcliff.spec import BatchNorm
@@ -76,17 +76,17 @@ class ConvNet(Network):
         x = x_BCHW
         statistics: list[Statistics] = []
         alone = True  # nothing but kernels so far
+        half = iter(halved([pair for block in self.blocks for pair in _pairs(block)]))
         for i, block in enumerate(self.blocks):
-            layers = list(block.children())  # convolution, batch norm, ReLU, and again
-            for at in range(0, len(layers), 3):
-                conv, norm = layers[at], layers[at + 1]
-                assert isinstance(conv, nn.Conv2d)
-                assert isinstance(norm, GhostBatchNorm2d)
+            layers = _pairs(block)
+            for at, (conv, norm) in enumerate(layers, 1):
                 pool = "none"
-                if at + 3 == len(layers):
+                if at == len(layers):
                     pool = "2x2" if i + 1 < len(self.blocks) else self.last_pool
                 whole = all_kernels(conv, norm, x, pool)
-                x = convolved_relu(conv, norm, x, pool=pool, later=statistics, alone=alone)
+                x = convolved_relu(
+                    conv, norm, x, pool=pool, later=statistics, alone=alone, half=next(half)
+                )
                 alone = alone and whole
         keep(statistics)
         if self.stack == 1:
@@ -104,6 +104,17 @@ class ConvNet(Network):
     def relu_norms(self) -> list[GhostBatchNorm2d]:
         """The layers that run as one operation with their ReLU: all (batchcliff.kernels)."""
         return [m for m in self.modules() if isinstance(m, GhostBatchNorm2d)]
+
+
+def _pairs(block: nn.Module) -> list[tuple[nn.Conv2d, GhostBatchNorm2d]]:
+    """A block's convolutions, each with its batch norm."""
+    layers = list(block.children())  # convolution, batch norm, ReLU, and again
+    pairs = []
+    for conv, norm in zip(layers[::3], layers[1::3], strict=True):
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, GhostBatchNorm2d)
+        pairs.append((conv, norm))
+    return pairs
 
 
 class _AddBias(torch.autograd.Function):

@@ -12,6 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from batchcliff.trace import mark
+
+# Of the captured stream: what runs beside it (gradients of weights, kernels.convolution)
+# gets what this leaves of the GPU, and does not hold up what the next layer waits for.
+PRIORITY = -1
 WARM_UPS = 3  # cuDNN picks its algorithms and the allocator settles in the first ones
 
 
@@ -32,6 +37,14 @@ def compiles(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def compiler_seconds() -> dict[str, float]:
+    """Seconds of each phase of torch's compiler in this process so far, under its names."""
+    import torch._dynamo.utils as utils
+
+    sums = {name: sum(all_) for name, all_ in utils.compilation_time_metrics.items()}
+    return {name: round(seconds, 2) for name, seconds in sums.items() if seconds >= 0.1}
+
+
 def captured(
     function: Callable[[], None], changes: list[Tensor], device: torch.device
 ) -> Callable[[], None]:
@@ -48,12 +61,14 @@ def captured(
 def _captured(
     function: Callable[[], None], changes: list[Tensor], device: torch.device
 ) -> Callable[[], None]:
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
+        for number in range(WARM_UPS):
             with rewound(changes):  # from the start: a short run's logs hold few
                 function()
+            if not number:
+                mark(f"{function.__qualname__}: compiled, run once", compiler_seconds)
     torch.cuda.current_stream(device).wait_stream(side)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
@@ -62,6 +77,7 @@ def _captured(
     mode = "thread_local" if connected else "global"
     with torch.cuda.graph(graph, stream=side, capture_error_mode=mode):
         function()
+    mark(f"{function.__qualname__}: captured")
 
     def replay() -> None:
         with torch.cuda.device(device):

@@ -19,6 +19,7 @@ from batchcliff.training.losses import example_losses_logits
 from batchcliff.training.precision import precision
 
 BATCH = 1000
+TOGETHER = 5  # most batches that pass through a network of kernels at once
 REESTIMATION_EXAMPLES = 10_000
 
 # N examples, S stack, E evaluations
@@ -58,13 +59,34 @@ class Evaluation:
         logits: Tensor = self.model(images.contiguous(memory_format=torch.channels_last))
         return logits
 
+    def _batches(self, every_N: Tensor) -> list[Tensor]:
+        """Indices of the examples that pass through the network at once.
+
+        Where only kernels of ours run, which is a network that is known and on a GPU, some of
+        the batches at once: fewer, larger launches. Each R-th of theirs holds that R-th of each
+        of them, so every example is normalised as in its own batch.
+        """
+        batches = list(torch.split(every_N, BATCH))
+        layers = [m for m in self.model.modules() if isinstance(m, GhostBatchNorm2d)]
+        whole = len(every_N) // BATCH
+        together = max((n for n in range(1, TOGETHER + 1) if whole % n == 0), default=1)
+        kinds = {layer.shards for layer in layers if layer.convolves}
+        if len(kinds) != 1 or not all(layer.convolves for layer in layers):
+            return batches
+        (shards,) = kinds
+        if together == 1 or BATCH % shards:
+            return batches
+        first = every_N[: whole * BATCH].view(-1, together, shards, BATCH // shards)
+        joined = first.transpose(1, 2).flatten(1)
+        return [*joined.unbind(), *batches[whole:]]
+
     @torch.no_grad()
     def run(self) -> None:
         """Evaluate all networks on all examples; the model must be in evaluation mode."""
         correct_S = torch.zeros(self.stack, dtype=torch.int64, device=self.device)
         loss_S = torch.zeros(self.stack, dtype=torch.float64, device=self.device)
         every = torch.arange(len(self.labels_N), device=self.device)
-        for index_B in torch.split(every, BATCH):
+        for index_B in self._batches(every):
             with precision(self.settings.precision, self.device):
                 logits_BSK = self.logits_function(index_B).float()
             labels_BS = self.labels_N[index_B][:, None].expand(-1, self.stack)

@@ -58,7 +58,8 @@ class Loop:
         device, kind = images_NHWC.device, settings.augmentation
         self.model, self.settings, self.device = model, settings, device
         self.images_NHWC, self.labels_N = images_NHWC, labels_N
-        self.parameters: list[Tensor] = list(model.parameters())
+        # In a network of the user's own some may be frozen.
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.rule = rule(settings.optimizer, self.parameters, stack)
         self.scaling = LossScaled(self.rule) if settings.precision == "fp16" else None
         self.rule = self.scaling or self.rule
@@ -80,8 +81,9 @@ class Loop:
             self.logs["gradient_norm"] = torch.zeros_like(self.losses_US)
         if self.scaling is not None:
             self.logs["skipped"] = torch.zeros_like(self.losses_US)
-        self.row = torch.zeros((), dtype=torch.int64, device=device)
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self.counters = torch.zeros(2, dtype=torch.int64, device=device)  # one launch for both
+        self.row, self.count = self.counters.unbind()
+        self.slopes_S = torch.ones(stack, device=device)  # the gradient is of the losses' sum
         # Replaced by compiled versions where the device has them (compiled.py).
         self.loss_function: Callable[[Tensor, Tensor], Tensor] = self.losses
         self.apply_function = self.rule.update
@@ -146,8 +148,7 @@ class Loop:
         if self.scaling is not None:
             self.logs["skipped"].index_copy_(0, at, self.scaling.skipped.float().view(1, 1))
         self.losses_US.index_copy_(0, at, losses_S[None])
-        self.row += 1
-        self.count += 1
+        self.counters += 1
 
     def look(self, index_BS: Tensor, draws_BSk: Tensor) -> None:
         """A pass without an update over a whole batch, for batch norm's running statistics."""
@@ -165,11 +166,11 @@ class Loop:
             losses_S = self.loss_function(index_MS, draws_MSk)
         if self.micro_batches.count > 1:
             losses_S = losses_S / self.micro_batches.count
-        loss = losses_S.sum()
+        slopes_S = self.slopes_S
         if self.scaling is not None:
-            loss = loss * self.scaling.scale
+            slopes_S = slopes_S * self.scaling.scale
         with until_the_end(self.device):
-            gradients = torch.autograd.grad(loss, self.parameters)
+            gradients = torch.autograd.grad(losses_S, self.parameters, slopes_S)
         return [losses_S.detach(), *gradients]
 
     def _log_norms(self, gradients: Sequence[Tensor], at: Tensor) -> None:
