@@ -2,8 +2,10 @@
 
     python benchmarks/bench_coverage.py --studies 2000 --machine 2core-x86 --date 2026-11-22
 
-writes benchmarks/<date>-<machine>-coverage.json. docs/statistics.md explains the settings
-and the figures.
+writes benchmarks/<date>-<machine>-coverage.json, the same whatever the `--processes`.
+docs/statistics.md explains the settings and the figures. A truth beyond the grid is held by
+an interval that is open on that side, however wide: such answers are counted by themselves
+(`beyond_share` of the studies, `beyond_held` of those), and are in no `coverage`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import math
 import platform
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +39,18 @@ CHANCE, PLATEAU, DELTA, LEVEL = 0.1, 0.98, 0.02, 0.95
 SIZES = (32, 64, 128, 256, 512, 1024, 2048)
 GRID = (math.log2(SIZES[0]), math.log2(SIZES[-1]))
 SHOWN = ("coverage", "false_alarms", "power", "_bias_octaves")
+CHUNK = 125  # studies that one process simulates at a time, from a random stream of their own
 COLLAPSED, COLLAPSED_SPREAD = 0.2, 0.06  # accuracy of a collapsed trial that did not diverge
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One kind of study. `midpoint`: log2 batch size of collapse, plus U(0, 1) per study."""
+    """One kind of study. `midpoint`: log2 batch size of collapse, plus U(0, octaves)."""
 
     name: str
-    kind: str = "bimodal"  # "skewed": no logistic; "gradual": means fall, nothing collapses
+    kind: str = "bimodal"  # "skewed": no logistic; "gradual": means fall, nothing collapses;
+    # "random": each study is of another setting
+    octaves: float = 1.0
     width: float = 0.25  # octaves, of the logistic
     midpoint: float = 8.0
     slope: float = 0.004  # accuracy lost per octave before the cliff (bimodal)
@@ -52,6 +59,7 @@ class Setting:
     correlation: float = 0.5  # of the arms' seed noise
     flaky: float = 0.0  # share of trials that collapse at any batch size
     widening: float = 1.0  # the arm's width over the reference's
+    delta: float = DELTA
 
 
 SETTINGS = (
@@ -62,9 +70,30 @@ SETTINGS = (
     Setting(name="bimodal-skewed", kind="skewed"),
     Setting(name="bimodal-flaky", flaky=0.03),
     Setting(name="bimodal-widening", widening=1.5),
-    Setting(name="censored-above-lost", midpoint=9.5, lost=0.15),
+    Setting(name="bimodal-5-points-unpaired", width=0.35, correlation=0.0, delta=0.05),
+    Setting(name="censored-above-lost", midpoint=9.0, octaves=2.0, lost=0.15),
     Setting(name="censored-below", midpoint=8.0, shift=-4.0),
+    Setting(name="random", kind="random"),
 )
+
+
+def random_setting(rng: np.random.Generator) -> Setting:
+    """A setting of a broad family: the estimator's constants were fitted to such studies."""
+    kind = str(rng.choice(["bimodal", "skewed", "gradual"], p=[0.65, 0.2, 0.15]))
+    gradual = kind == "gradual"
+    width = rng.uniform(0.3, 0.6) if gradual else math.exp(rng.uniform(*np.log([0.06, 0.6])))
+    return Setting(
+        name="random",
+        kind=kind,
+        width=width,
+        midpoint=rng.uniform(6.0, 10.5),
+        slope=rng.uniform(0.0, 0.008),
+        lost=float(rng.choice([0.0, 0.0, 0.1])),
+        shift=rng.uniform(-1.5, 1.5),
+        correlation=float(rng.choice([0.0, 0.5])),
+        flaky=0.0 if gradual else float(rng.choice([0.0, 0.0, 0.02, 0.04])),
+        widening=float(rng.choice([1.0, 1.0, 1.0, 1.5, 1 / 1.5])),
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +136,8 @@ def true_tolerance(mean: np.ndarray, threshold: float) -> float:
         return -math.inf
     for k in range(len(x) - 1):
         if mean[k + 1] < threshold:
-            return float(x[k] + (mean[k] - threshold) / (mean[k] - mean[k + 1]))
+            share = (mean[k] - threshold) / (mean[k] - mean[k + 1])
+            return float(x[k] + share * (x[k + 1] - x[k]))
     return math.inf
 
 
@@ -151,12 +181,21 @@ class Tally:
 
     def __init__(self) -> None:
         self.covered: list[bool] = []
+        self.held: list[bool] = []  # of the truths beyond the grid
         self.errors: list[float] = []
         self.widths: list[float] = []
         self.open = 0
 
-    def add(self, estimate: Estimate, truth_log2: float, ends: tuple[float, float]) -> None:
-        self.covered.append(covers(estimate, truth_log2, ends))
+    def add(
+        self,
+        estimate: Estimate,
+        truth_log2: float,
+        ends: tuple[float, float],
+        beyond: bool = False,
+    ) -> None:
+        """`beyond`: what is estimated lies, in part, outside of the grid."""
+        beyond = beyond or not ends[0] <= truth_log2 <= ends[1]
+        (self.held if beyond else self.covered).append(covers(estimate, truth_log2, ends))
         bound = bool(estimate.censored) and ends != GRID  # of a shift: no value to be wrong
         if estimate.value is not None and not bound:
             value = math.log2(estimate.value)
@@ -166,25 +205,65 @@ class Tally:
         else:
             self.open += 1
 
+    def __iadd__(self, other: Tally) -> Tally:
+        for name in ("covered", "held", "errors", "widths"):
+            getattr(self, name).extend(getattr(other, name))
+        self.open += other.open
+        return self
+
     def row(self) -> dict[str, float | None]:
-        n = len(self.covered)
+        n = len(self.covered) + len(self.held)
+        errors = np.array(self.errors)
+
+        def rounded(value: float, known: int) -> float | None:
+            return round(float(value), 4) if known else None
+
+        def mean(values: list[bool]) -> float | None:
+            return rounded(sum(values) / max(len(values), 1), len(values))
+
+        size = errors.size
         return {
             "n": n,
-            "coverage": round(sum(self.covered) / n, 4),
-            "bias_octaves": round(float(np.mean(self.errors)), 4) if self.errors else None,
-            "median_bias_octaves": (
-                round(float(np.median(self.errors)), 4) if self.errors else None
-            ),
-            "rmse_octaves": (
-                round(float(np.sqrt(np.mean(np.square(self.errors)))), 4)
-                if self.errors
-                else None
-            ),
-            "median_width_octaves": (
-                round(float(np.median(self.widths)), 4) if self.widths else None
+            "coverage": mean(self.covered),
+            "beyond_share": round(len(self.held) / n, 4),
+            "beyond_held": mean(self.held),
+            "bias_octaves": rounded(errors.mean() if size else 0.0, size),
+            "median_bias_octaves": rounded(np.median(errors) if size else 0.0, size),
+            "rmse_octaves": rounded(np.sqrt(np.mean(errors**2)) if size else 0.0, size),
+            "median_width_octaves": rounded(
+                np.median(self.widths) if self.widths else 0.0, len(self.widths)
             ),
             "open_share": round(self.open / n, 4),
         }
+
+
+@dataclass
+class Simulated:
+    """What came of some studies of one kind."""
+
+    studies: int = 0
+    tally: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    alarms: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: Simulated) -> Simulated:
+        self.studies += other.studies
+        for name, counts in other.tally.items():
+            self.tally[name] += counts
+        self.alarms += other.alarms
+        self.found += other.found
+        return self
+
+    def row(self) -> dict[str, object]:
+        rows: dict[str, object] = {
+            f"{name}_{key}": value
+            for name, counts in self.tally.items()
+            for key, value in counts.row().items()
+        }
+        for kind in ("tolerance", "collapse"):
+            rows[f"{kind}_false_alarms"] = round(self.alarms[kind] / self.studies, 4)
+            rows[f"{kind}_power"] = round(self.found[kind] / self.studies, 4)
+        return rows
 
 
 def covers(estimate: Estimate, truth_log2: float, ends: tuple[float, float]) -> bool:
@@ -196,72 +275,113 @@ def covers(estimate: Estimate, truth_log2: float, ends: tuple[float, float]) -> 
     return estimate.covers(2.0**truth_log2)
 
 
+@dataclass(frozen=True)
+class Task:
+    """A chunk of the studies of one row: what a process is given."""
+
+    setting: Setting
+    seeds: int
+    studies: int
+    stream: tuple[int, ...]
+
+
+def tasks(setting: Setting, seeds: int, studies: int, base_seed: int) -> list[Task]:
+    """The row's studies in chunks, each with its own random stream."""
+    sizes = [min(CHUNK, studies - first) for first in range(0, studies, CHUNK)]
+    return [Task(setting, seeds, n, (base_seed, seeds, i)) for i, n in enumerate(sizes)]
+
+
+def simulate(task: Task) -> Simulated:
+    rng = np.random.default_rng(task.stream)
+    done = Simulated(studies=task.studies)
+    for _ in range(task.studies):
+        setting = task.setting
+        if setting.kind == "random":
+            setting = random_setting(rng)
+        add_study(setting, task.seeds, rng, done)
+    return done
+
+
+def add_study(setting: Setting, seeds: int, rng: np.random.Generator, done: Simulated) -> None:
+    """One study: a reference arm, an arm with the same truth, and one whose cliff is moved."""
+    midpoint = setting.midpoint + setting.octaves * rng.random()
+    base = population(setting, midpoint, setting.width)
+    moved = population(setting, midpoint + setting.shift, setting.width * setting.widening)
+    threshold = base.mean[0] - setting.delta
+    truth = [
+        {"tolerance": true_tolerance(arm.mean, threshold), "collapse": arm.midpoint}
+        for arm in (base, moved)
+    ]
+    first, same, other = draw_study(setting, [base, base, moved], seeds, rng)
+    reference = make_reference(first, CHANCE, setting.delta, LEVEL)
+    own = draw_cliffs(first, reference)[0]
+    null, pair = draw_pair(same, reference), draw_pair(other, reference)
+    for kind, cliff in (("tolerance", tolerance_cliff), ("collapse", collapse_cliff)):
+        done.tally[kind].add(cliff(first, reference, own), truth[0][kind], GRID)
+        done.tally[f"{kind}_arm"].add(cliff(other, reference, pair[0]), truth[1][kind], GRID)
+        p_value = shift(same, reference, kind, null).p_value
+        done.alarms[kind] += p_value is not None and p_value <= 1 - LEVEL
+        got = shift(other, reference, kind, pair)
+        done.found[kind] += got.p_value is not None and got.p_value <= 1 - LEVEL
+        true_shift = truth[1][kind] - truth[0][kind]
+        if math.isfinite(true_shift):
+            beyond = any(not GRID[0] <= arm[kind] <= GRID[1] for arm in truth)
+            done.tally[f"{kind}_shift"].add(got.factor, true_shift, (-99.0, 99.0), beyond)
+
+
+def merged(parts: Iterable[Simulated]) -> Simulated:
+    whole = Simulated()
+    for part in parts:
+        whole += part
+    return whole
+
+
 def run_setting(
     setting: Setting, seeds: int, studies: int, base_seed: int
 ) -> dict[str, object]:
     """Coverages of one setting at one number of seeds, over `studies` simulated studies."""
-    rng = np.random.default_rng([base_seed, seeds])
-    tally: defaultdict[str, Tally] = defaultdict(Tally)
-    alarms, found = Counter[str](), Counter[str]()
-    for _ in range(studies):
-        midpoint = setting.midpoint + rng.random()
-        base = population(setting, midpoint, setting.width)
-        moved = population(setting, midpoint + setting.shift, setting.width * setting.widening)
-        threshold = base.mean[0] - DELTA
-        truth = [
-            {"tolerance": true_tolerance(arm.mean, threshold), "collapse": arm.midpoint}
-            for arm in (base, moved)
-        ]
-        first, same, other = draw_study(setting, [base, base, moved], seeds, rng)
-        reference = make_reference(first, CHANCE, DELTA, LEVEL)
-        own = draw_cliffs(first, reference)[0]
-        null, pair = draw_pair(same, reference), draw_pair(other, reference)
-        for kind, cliff in (("tolerance", tolerance_cliff), ("collapse", collapse_cliff)):
-            tally[kind].add(cliff(first, reference, own), truth[0][kind], GRID)
-            tally[f"{kind}_arm"].add(cliff(other, reference, pair[0]), truth[1][kind], GRID)
-            p_value = shift(same, reference, kind, null).p_value
-            alarms[kind] += p_value is not None and p_value <= 1 - LEVEL
-            got = shift(other, reference, kind, pair)
-            found[kind] += got.p_value is not None and got.p_value <= 1 - LEVEL
-            true_shift = truth[1][kind] - truth[0][kind]
-            if math.isfinite(true_shift):
-                tally[f"{kind}_shift"].add(got.factor, true_shift, (-99.0, 99.0))
-    rows: dict[str, object] = {
-        f"{name}_{key}": value
-        for name, counts in tally.items()
-        for key, value in counts.row().items()
-    }
-    for kind in ("tolerance", "collapse"):
-        rows[f"{kind}_false_alarms"] = round(alarms[kind] / studies, 4)
-        rows[f"{kind}_power"] = round(found[kind] / studies, 4)
-    return rows
+    return merged(map(simulate, tasks(setting, seeds, studies, base_seed))).row()
 
 
-COLUMNS = (  # of the table in docs/statistics.md: key in the report, heading
-    ("tolerance_coverage", "tolerance"),
-    ("tolerance_arm_coverage", "arm's"),
-    ("tolerance_shift_coverage", "shift"),
-    ("tolerance_false_alarms", "alarms"),
-    ("tolerance_power", "power"),
-    ("tolerance_bias_octaves", "bias"),
-    ("tolerance_median_width_octaves", "width"),
-    ("collapse_coverage", "collapse"),
-    ("collapse_arm_coverage", "arm's"),
-    ("collapse_shift_coverage", "shift"),
-    ("collapse_false_alarms", "alarms"),
-    ("collapse_power", "power"),
-    ("collapse_bias_octaves", "bias"),
-    ("collapse_median_width_octaves", "width"),
+TABLES = (  # of docs/statistics.md: (key in the report, heading)
+    (
+        ("tolerance_coverage", "tolerance"),
+        ("tolerance_arm_coverage", "arm's"),
+        ("tolerance_shift_coverage", "shift"),
+        ("tolerance_false_alarms", "alarms"),
+        ("tolerance_power", "power"),
+        ("tolerance_median_width_octaves", "width"),
+        ("collapse_coverage", "collapse"),
+        ("collapse_arm_coverage", "arm's"),
+        ("collapse_shift_coverage", "shift"),
+        ("collapse_false_alarms", "alarms"),
+        ("collapse_power", "power"),
+        ("collapse_median_width_octaves", "width"),
+    ),
+    (
+        ("tolerance_bias_octaves", "tolerance"),
+        ("tolerance_median_bias_octaves", "median"),
+        ("tolerance_rmse_octaves", "rmse"),
+        ("tolerance_arm_bias_octaves", "arm's"),
+        ("tolerance_arm_median_bias_octaves", "median"),
+        ("tolerance_shift_bias_octaves", "shift"),
+        ("collapse_bias_octaves", "collapse"),
+        ("collapse_arm_bias_octaves", "arm's"),
+        ("collapse_shift_bias_octaves", "shift"),
+        ("tolerance_arm_beyond_share", "arm's tolerance beyond"),
+        ("collapse_arm_beyond_share", "arm's collapse beyond"),
+        ("collapse_arm_beyond_held", "held"),
+    ),
 )
 
 
-def table(report: dict) -> str:
-    """The report's results as a Markdown table; coverages, alarms and power in percent."""
-    lines = ["| setting | seeds | " + " | ".join(heading for _, heading in COLUMNS) + " |"]
-    lines.append("|---|---|" + "---|" * len(COLUMNS))
+def table(report: dict, columns: tuple[tuple[str, str], ...]) -> str:
+    """The report's results as a Markdown table; octaves as they are, shares in percent."""
+    lines = ["| setting | seeds | " + " | ".join(heading for _, heading in columns) + " |"]
+    lines.append("|---|---|" + "---|" * len(columns))
     for row in report["results"]:
         cells = []
-        for key, _ in COLUMNS:
+        for key, _ in columns:
             value = row.get(key)
             if value is None:
                 cells.append("")
@@ -286,16 +406,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="settings, comma-separated; default all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seeds", default="3,5,10", help="of a cell, comma-separated")
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(options.table.read_text())))
+        finished = json.loads(options.table.read_text())
+        print("\n\n".join(table(finished, columns) for columns in TABLES))
         return
     wanted = [s for s in SETTINGS if not options.only or s.name in options.only.split(",")]
     started = time.perf_counter()
     rows: list[dict[str, object]] = []
-    for setting in wanted:
-        for seeds in (3, 5, 10):
-            figures = run_setting(setting, seeds, options.studies, options.seed)
+    kinds = [(setting, int(seeds)) for setting in wanted for seeds in options.seeds.split(",")]
+    parts = [tasks(*kind, options.studies, options.seed) for kind in kinds]
+    with ProcessPoolExecutor(options.processes) as pool:
+        results = pool.map(simulate, [task for row in parts for task in row])
+        for (setting, seeds), row in zip(kinds, parts, strict=True):
+            figures = merged(next(results) for _ in row).row()
             rows.append({"setting": setting.name, "seeds": seeds, **figures})
             shown = [f"{k}={v}" for k, v in figures.items() if k.endswith(SHOWN)]
             print(setting.name, seeds, *shown, flush=True)
@@ -310,7 +436,6 @@ def main() -> None:
         },
         "n_studies_per_row": options.studies,
         "level": LEVEL,
-        "delta": DELTA,
         "chance": CHANCE,
         "plateau": PLATEAU,
         "batch_sizes": SIZES,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
+import bench_coverage as bench
 import numpy as np
 import pytest
 from builders import make_ledger, make_record, make_spec, make_study
@@ -20,18 +18,6 @@ from batchcliff.stats.summary import summarize_cells
 
 STUDIES = 120
 LEVEL = 0.95
-
-
-def load_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks" / "bench_coverage.py"
-    spec = importlib.util.spec_from_file_location("bench_coverage_of_advice", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_coverage_of_advice"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_benchmark()
 SETTINGS = {setting.name: setting for setting in bench.SETTINGS}
 
 

@@ -181,6 +181,18 @@ def test_seed_correlation_sees_shared_noise_and_never_invents_it():
     assert seed_correlation(two, two) == pytest.approx(0.5)
     flat = make_test_curve([[0.9] * 3] * 6)
     assert seed_correlation(flat, flat) == 0.0
+    for value in (0.1, 0.7):  # the mean of three is none of them, by rounding
+        fallen = make_test_curve([[0.9, 0.8, 0.7]] + [[value] * 3] * 5)
+        other = make_test_curve([[0.9, 0.7, 0.8]] + [[value] * 3] * 5)
+        assert seed_correlation(fallen, other) == 0.0
+
+
+def test_twin_seed_correlation_is_pearsons_less_a_standard_error():
+    rng = np.random.default_rng(1)
+    common = rng.standard_normal(9)
+    a, b = (list(0.9 + 0.01 * common + 0.005 * rng.standard_normal(9)) for _ in range(2))
+    twin = stats.pearsonr(a, b).statistic - 1 / np.sqrt(8)
+    assert seed_correlation(make_test_curve([a]), make_test_curve([b])) == pytest.approx(twin)
 
 
 def test_arms_that_differ_in_the_arm_alone_are_comparable():

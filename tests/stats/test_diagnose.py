@@ -18,6 +18,7 @@ from batchcliff.stats.diagnose import (
     DATA,
     GENERALIZATION,
     INSTABILITY,
+    LATER,
     UPDATES,
     CellDiagnosis,
     diagnose,
@@ -121,11 +122,18 @@ def test_a_warmup_arm_that_broke_itself_refutes_nothing() -> None:
     assert found.finding(INSTABILITY).verdict == CANNOT_TELL
 
 
-@pytest.mark.parametrize(("bad", "verdict"), [(100, YES), (1900, CANNOT_TELL)])
-def test_divergence_early_and_late(bad: int, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("bad", "early", "later"), [(100, YES, NO), (400, YES, NO), (401, CANNOT_TELL, YES)]
+)
+def test_divergence_early_and_late(bad: int, early: str, later: str) -> None:
     losses = (*GOOD[:5], *[math.nan] * (EPOCHS - 5))
     fell = record("none", 128, None, losses, outcome=Outcome.DIVERGED, first_bad_update=bad)
-    assert diagnosed(fell).finding(INSTABILITY).verdict == verdict
+    found = diagnosed(fell)
+    assert found.finding(INSTABILITY).verdict == early
+    # Losses that are not finite do not say whether something was lost before.
+    assert found.finding(LATER).verdict == (later if later == YES else CANNOT_TELL)
+    assert found.finding(LATER).evidence[0].says == later
+    assert found.finding(UPDATES).verdict == found.finding(GENERALIZATION).verdict == NO
 
 
 def test_a_dead_network() -> None:
@@ -173,6 +181,59 @@ def test_a_loss_of_another_kind_is_not_measured_by_guessing() -> None:
     says = {e.name: e.says for e in found.finding(INSTABILITY).evidence}
     assert {says[n] for n in says if "ln K" in n} == {MISSING}
     assert found.finding(INSTABILITY).verdict == CANNOT_TELL
+
+
+# later instability ---------------------------------------------------------------------------
+
+LEARNS = (2.0, 1.2, 0.6, 0.4, 0.3)  # of 20 epochs: a fifth of the run, and one more
+
+
+@pytest.mark.parametrize(
+    ("rest", "verdict"),
+    [
+        ((2.0,) * 15, YES),  # (2.0 - 0.3) / (ln 10 - 0.3) = 0.85 of what was learnt
+        ((1.31,) * 15, YES),  # 0.504
+        ((1.29,) * 15, CANNOT_TELL),  # 0.494
+        ((0.9, 2.0, 1.5, *(0.3,) * 12), CANNOT_TELL),  # lost, and regained
+        ((0.7, *(0.3,) * 14), NO),  # 0.2 for one epoch: noise
+        ((0.3,) * 15, NO),
+    ],
+)
+def test_what_was_learnt_and_lost_again(rest: tuple[float, ...], verdict: str) -> None:
+    found = diagnosed(record("none", 128, 0.5, (*LEARNS, *rest)))
+    assert found.finding(LATER).verdict == verdict
+    if verdict == YES:
+        assert found.cause == LATER
+        assert found.finding(UPDATES).verdict == found.finding(GENERALIZATION).verdict == NO
+
+
+def test_who_has_learnt_nothing_has_nothing_to_lose() -> None:
+    """A tenth of ln K is 0.23: the loss of guessing less than that is noise."""
+    stuck = diagnosed(record("none", 128, 0.1, (2.2, 2.1, *(2.3,) * 18)))
+    assert stuck.finding(LATER).verdict == NO
+    learnt = diagnosed(record("none", 128, 0.1, (2.2, 2.06, *(2.3,) * 18)))
+    assert learnt.finding(LATER).verdict == YES
+
+
+def test_a_loss_of_another_kind_says_nothing_of_what_was_learnt() -> None:
+    """Where the batch size that holds ends above ln K too, that is not guessing's loss."""
+    held = record("none", 64, 0.9, tuple(x + LN_K for x in FLAT))
+    fell = record("none", 128, 0.5, (*LEARNS, *(2.0,) * 15))
+    planned = [r.spec for r in (held, fell)]
+    (cell,) = diagnose([held, fell], planned, summarize([held, fell], planned, "none")).cells
+    assert cell.finding(LATER).verdict == CANNOT_TELL
+    assert [e.says for e in cell.finding(LATER).evidence] == [NO, NO, MISSING, MISSING]
+
+
+@pytest.mark.parametrize(("alive", "early", "later"), [(4, YES, NO), (5, NO, YES)])
+def test_a_network_that_dies_early_or_late(alive: int, early: str, later: str) -> None:
+    """Dead at the end either way; what tells is whether a fifth of the run had passed."""
+    ceiling = 0.9 * -math.log(1e-7)
+    losses = (*LEARNS[:alive], *[ceiling] * (EPOCHS - alive))
+    found = diagnosed(record("none", 128, 0.1, losses))
+    assert found.finding(INSTABILITY).evidence[1].says == early
+    assert found.finding(LATER).evidence[1].says == later
+    assert found.finding(UPDATES).verdict == found.finding(GENERALIZATION).verdict == NO
 
 
 # too few updates -----------------------------------------------------------------------------

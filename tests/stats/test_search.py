@@ -28,7 +28,7 @@ from batchcliff.stats.cells import Ending
 from batchcliff.stats.search import Wanted, decide
 
 GRID = len(LADDER) * len(SEEDS)  # trials of an arm
-STUDIES = 16
+STUDIES = 60
 NOISY = {
     "step": {"width": 0.0},
     "sharp": {"width": 0.05},

@@ -145,3 +145,26 @@ def test_the_reestimated_accuracy_is_another_study():
     assert summarize(records, planned, "none").plateau == pytest.approx(0.5)
     found = summarize(records, planned, "none", accuracy="reestimated")
     assert (found.plateau, found.accuracy) == (pytest.approx(0.9), "reestimated")
+
+
+def test_a_reference_that_rises_with_batch_size_is_told():
+    """Its plateau averages what is under its best: a fall from there means little."""
+    rising = {"none": {32: [0.5, 0.5], 64: [0.6, 0.6], 128: [0.7, 0.7]}}
+    (note,) = summarize(*make_study(rising), reference_arm="none").notes
+    assert "better at 128 (70.0%) than on its plateau (60.0%" in note
+    flat = {"none": {32: [0.60, 0.60], 64: [0.63, 0.63], 128: [0.62, 0.62]}}
+    assert summarize(*make_study(flat), reference_arm="none").notes == ()
+
+
+def test_intervals_of_accuracies_stay_inside_of_what_is_possible():
+    table = {
+        "none": {32: [0.99, 0.97], 64: [0.2, 0.9]},
+        "warmup": {32: [0.1, 0.9], 64: [0.9, 0.2]},
+    }
+    study = summarize(*make_study(table), reference_arm="none")
+    cells = [c for arm in study.arms for c in arm.cells]
+    assert (cells[0].mean.high, cells[0].mean_with_failures.high) == (1.0, 1.0)
+    assert cells[0].mean.low is not None and 0 < cells[0].mean.low < 0.97
+    assert all(c.mean.low is None and "no useful interval" in c.mean.note for c in cells[1:])
+    differences = [d.difference for d in study.arm("warmup").differences]
+    assert all(d.low is None and "no useful interval" in d.note for d in differences)

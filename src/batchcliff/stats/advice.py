@@ -17,6 +17,7 @@ from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.stats.cells import Cell, match
 from batchcliff.stats.intervals import Estimate, mean_interval
+from batchcliff.stats.shares import mean_difference
 from batchcliff.stats.summary import ArmSummary, CellSummary, StudySummary, summarize
 from batchcliff.stats.untested import Cells, untested, untested_sizes
 
@@ -315,7 +316,7 @@ def _difference(cell: Cell, reference: Cell, summary: StudySummary) -> Estimate:
     chance = summary.chance or 0.0
     mine, theirs = cell.values(chance), reference.values(chance)
     values = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    return mean_interval(values, summary.level, "paired difference over seeds")
+    return mean_difference(values, summary.level, "paired difference over seeds")
 
 
 def _speed(

@@ -138,21 +138,27 @@ def reached(record: TrialRecord, target: float) -> Reached:
 
 
 def _reached(record: TrialRecord, target: float) -> Reached:
-    assert record.ledger is not None
-    per_epoch, total = record.ledger.updates_per_epoch, record.ledger.updates
-    before: tuple[float, float] | None = None
+    before: tuple[int, float] | None = None
     for epoch, accuracy in enumerate(record.curves.test_accuracy):
         if accuracy is None:
             continue
-        # Rounded first: N / B updates an epoch is a fraction, and 3 * (1/3) must be 1.
-        updates = float(min(math.ceil(round((epoch + 1) * per_epoch, 6)), total))
         if accuracy >= target:
+            updates = _updates_by(record, epoch)
             if before is None:
                 return Reached(record.spec.seed, updates, at_once=True)
             share = (target - before[1]) / (accuracy - before[1])
-            return Reached(record.spec.seed, before[0] + share * (updates - before[0]))
-        before = updates, accuracy
+            first = _updates_by(record, before[0])
+            return Reached(record.spec.seed, first + share * (updates - first))
+        before = epoch, accuracy
     return Reached(record.spec.seed, None)
+
+
+def _updates_by(record: TrialRecord, epoch: int) -> float:
+    """Updates applied by the end of an epoch (0, 1, ...)."""
+    assert record.ledger is not None
+    # Rounded first: N / B updates an epoch is a fraction, and 3 * (1/3) must be 1.
+    whole = math.ceil(round((epoch + 1) * record.ledger.updates_per_epoch, 6))
+    return float(min(whole, record.ledger.updates))
 
 
 def budget(
@@ -225,7 +231,8 @@ def _fitted(
     ]
     seeds = sorted(set.intersection(*(set(by_size[size]) for size in used))) if used else []
     if len(used) < 3 or not seeds:
-        why = f"{len(used)} batch sizes with a value: a knee needs at least 3"
+        sizes = "batch size" if len(used) == 1 else "batch sizes"
+        why = f"{len(used)} {sizes} with a value: a knee needs at least 3"
         if len(used) >= 3:
             why = "no seed is common to the batch sizes"
         empty = _nothing(level, FIT, len(seeds), why)

@@ -13,6 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcliff.errors import UsageError
+from batchcliff.stats.calibration import (
+    Evidence,
+    evidence,
+    interval_scale,
+    tail_shares,
+    tolerance_place,
+)
 from batchcliff.stats.draws import DRAWS, Curve, draw_means, failure_counts
 from batchcliff.stats.envelope import crossing, monotone_envelope, plateau
 from batchcliff.stats.failure import draw_failures
@@ -153,9 +160,9 @@ def tolerance_cliff(
 ) -> Estimate:
     """Largest batch size whose mean accuracy is within delta of the reference plateau.
 
-    Value: median of the draws; n: most seeds in a cell. Censored where the arm's grid shows
-    no crossing. With one seed, the crossing of the measured curve itself: a bracket and no
-    interval. `drawn` saves drawing again.
+    Value: a quantile of the draws near the median (`calibration`); n: most seeds in a cell.
+    Censored where the arm's grid shows no crossing. With one seed, the crossing of the
+    measured curve itself: a bracket and no interval. `drawn` saves drawing again.
     """
     if problem := _problem(curve, reference):
         return _nothing(reference, TOLERANCE, curve.seeds, problem)
@@ -164,7 +171,10 @@ def tolerance_cliff(
     if min(curve.seeds, reference.curve.seeds) < 2:
         return _estimate(plain, plain, None, curve, reference.level, TOLERANCE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).tolerance
-    return _estimate(quantile(draws, 0.5), plain, draws, curve, reference.level, TOLERANCE)
+    known = _evidence(curve, reference)
+    ends = tail_shares(reference.level, interval_scale("tolerance", known))
+    point = quantile(draws, tolerance_place(known))
+    return _estimate(point, plain, _ends(draws, ends), curve, reference.level, TOLERANCE)
 
 
 def collapse_cliff(
@@ -182,7 +192,9 @@ def collapse_cliff(
     if curve.seeds < 2:
         return _estimate(plain, plain, None, curve, reference.level, COLLAPSE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).collapse
-    return _estimate(quantile(draws, 0.5), plain, draws, curve, reference.level, COLLAPSE)
+    ends = tail_shares(reference.level, interval_scale("collapse", _evidence(curve, reference)))
+    point = quantile(draws, 0.5)
+    return _estimate(point, plain, _ends(draws, ends), curve, reference.level, COLLAPSE)
 
 
 def tolerance_point(curve: Curve, reference: Reference) -> float:
@@ -214,6 +226,16 @@ def quantile(draws_D: Array, share: float) -> float:
     return float(np.partition(draws_D, place)[place])
 
 
+def _evidence(curve: Curve, reference: Reference) -> Evidence:
+    assert reference.floor is not None
+    return evidence(failure_counts(curve, reference.floor))
+
+
+def _ends(draws_D: Array, at: tuple[float, float]) -> tuple[float, float]:
+    """The draws' quantiles at two shares."""
+    return quantile(draws_D, at[0]), quantile(draws_D, at[1])
+
+
 def _problem(curve: Curve, reference: Reference) -> str:
     if reference.problem:
         return reference.problem
@@ -233,24 +255,25 @@ def _nothing(reference: Reference, method: str, n: int, note: str) -> Estimate:
 def _estimate(
     point: float,
     plain: float,
-    draws_D: Array | None,
+    ends: tuple[float, float] | None,
     curve: Curve,
     level: float,
     method: str,
 ) -> Estimate:
-    """Batch sizes from log2 `point` and draws; infinite ones become censored or open.
+    """Batch sizes from log2 `point` and interval; infinite ones become censored or open.
 
-    `plain`: the crossing of the measured curve, for the bracket and the note.
+    `plain`: the crossing of the measured curve, for the bracket and the note. An interval
+    that does not hold the point is widened to do so.
     """
     sizes = curve.batch_sizes
     censored = "" if math.isfinite(point) else ("above" if point > 0 else "below")
     notes = [f"{censored} the measured batch sizes"] if censored else []
     low = high = None
     unbounded = ""
-    if draws_D is None:
+    if ends is None:
         notes.append("one seed: no interval")
     else:
-        ends = quantile(draws_D, (1 - level) / 2), quantile(draws_D, (1 + level) / 2)
+        ends = min(ends[0], point), max(ends[1], point)
         unbounded = open_sides(*ends)
         low = None if ends[0] == -math.inf else batch_size_at(ends[0], sizes)
         high = None if ends[1] == math.inf else batch_size_at(ends[1], sizes)

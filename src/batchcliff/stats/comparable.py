@@ -6,11 +6,40 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from batchcliff.canonical import to_plain
 from batchcliff.errors import UsageError
-from batchcliff.spec import TrialSpec
+from batchcliff.spec import StudySpec, TrialSpec
 
 # Parts of a trial's key that an arm may change; all but the first are told to the reader.
 ARM_KEYS = ("techniques", "settings", "lr", "decay", "budget")
+
+OWN = ("name", "description", "published", "search", "arms", "batch_sizes", "seeds",
+       "reference_arm", "tolerance")  # fmt: skip
+"""Parts of a study that say which trials it has, or how they are read, not what they are."""
+WATCHING = ("evaluate_every", "gradient_norms", "probes", "probe_at")
+"""Settings that record more or less of a trial, and change nothing of it."""
+
+
+def check_studies(one: StudySpec, other: StudySpec) -> None:
+    """UsageError, with every difference, for studies whose trials differ in more than the arm:
+    in workload, data, budget, settings, decay, or the rule of the learning rate."""
+
+    def shared(study: StudySpec) -> dict[str, Any]:
+        plain = {key: v for key, v in to_plain(study).items() if key not in OWN}
+        kept = {key: v for key, v in plain["settings"].items() if key not in WATCHING}
+        return plain | {"settings": kept}
+
+    found = _differences(shared(one), shared(other), "")
+    if found:
+        told = "; ".join(f"{path} ({_said(a)}, {_said(b)})" for path, a, b in found)
+        raise UsageError(
+            f"studies {one.name!r} and {other.name!r} differ in more than their arms, and a "
+            f"shift between them would not be an arm's: {told}"
+        )
+
+
+def _said(value: Any) -> str:
+    return "the default" if value is None else repr(value)
 
 
 def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcliff.errors import UsageError
+from batchcliff.stats.calibration import shift_scale, tail_shares, two_sided
 from batchcliff.stats.cliff import (
     CliffDraws,
     Reference,
@@ -31,7 +32,6 @@ Array = NDArray[np.float64]
 
 POWER = 0.8
 DETECT = math.sqrt(2.0)  # the factor that `seeds_needed` is about: half an octave
-WIDENED = 1.06  # shifts' draws; without it simulated false alarms reach 6% (statistics.md)
 KINDS = ("tolerance", "collapse")
 
 
@@ -102,10 +102,15 @@ def shift(
         factor = dataclasses.replace(factor, value=value, censored=censored)
         return dataclasses.replace(found, factor=factor)
     arm_D, base_D = (c.tolerance if kind == "tolerance" else c.collapse for c in drawn)
-    low_D, high_D = (_widened(d) for d in _difference_bounds(arm_D, base_D, drawn))
+    low_D, high_D = _difference_bounds(arm_D, base_D, drawn)
+    assert reference.plateau is not None
+    cost = reference.delta / (reference.plateau - reference.chance)
+    scale = shift_scale(kind, seeds, cost)
+    at = tail_shares(level, scale)
+    ends = quantile(low_D, at[0]), quantile(high_D, at[1])
     point = _factor((quantile(arm_D, 0.5), quantile(base_D, 0.5)), drawn)
-    factor, half = _interval(point, low_D, high_D, level=level, method=method, n=seeds)
-    p_value = min(1.0, 2 * min(_tail(low_D <= 0), _tail(high_D >= 0)))
+    factor, half = _interval(point, ends, level=level, method=method, n=seeds)
+    p_value = two_sided(min(_tail(low_D <= 0), _tail(high_D >= 0)), scale)
     detectable, needed = sensitivity(half, level, seeds)
     return dataclasses.replace(
         found,
@@ -166,8 +171,7 @@ def _difference_bounds(
 
 def _interval(
     point: tuple[float | None, str, str],
-    low_D: Array,
-    high_D: Array,
+    ends: tuple[float, float],
     *,
     level: float,
     method: str,
@@ -175,10 +179,11 @@ def _interval(
 ) -> tuple[Estimate, float]:
     """The factor with its interval, and the interval's half width in octaves (maybe inf).
 
-    The interval is widened to hold the point where the medians' ratio lies outside.
+    `ends`: of the interval, log2. It is widened to hold the point where the medians'
+    ratio lies outside.
     """
     value, censored, note = point
-    low, high = quantile(low_D, (1 - level) / 2), quantile(high_D, (1 + level) / 2)
+    low, high = ends
     if value is not None:
         low, high = min(low, math.log2(value)), max(high, math.log2(value))
     estimate = Estimate(
@@ -193,12 +198,6 @@ def _interval(
         unbounded=open_sides(low, high),
     )
     return estimate, (high - low) / 2
-
-
-def _widened(draws_D: Array) -> Array:
-    """Draws moved away from their median by the factor `WIDENED`; infinite ones stay."""
-    centre = quantile(draws_D, 0.5)
-    return centre + WIDENED * (draws_D - centre) if math.isfinite(centre) else draws_D
 
 
 def _tail(holds_D: NDArray[np.bool_]) -> float:
@@ -238,13 +237,14 @@ def seed_correlation(arm: Curve, base: Curve) -> float:
             continue
         a = np.array([mine[s] for s in seeds])
         b = np.array([theirs[s] for s in seeds])
-        if a.std() == 0 or b.std() == 0:
+        if np.ptp(a) == 0 or np.ptp(b) == 0:  # of equal numbers the spread is rounding alone
             continue
-        products += float(np.corrcoef(a, b)[0, 1]) * (len(seeds) - 1)
+        a, b = a - a.mean(), b - b.mean()
+        products += float(a @ b / np.sqrt((a @ a) * (b @ b))) * (len(seeds) - 1)
         freedom += len(seeds) - 1
     if freedom == 0:
         return 0.0
-    return float(np.clip(products / freedom - 1 / math.sqrt(freedom), 0.0, 0.95))
+    return min(max(products / freedom - 1 / math.sqrt(freedom), 0.0), 0.95)
 
 
 def _pairs(arm: Curve, base: Curve) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Why training fell: for each fallen cell of a study a verdict on each of five causes.
+"""Why training fell: for each fallen cell of a study a verdict on each of six causes.
 
 A cell has fallen where its mean accuracy, diverged trials at chance, lies under the line of the
 tolerance cliff. A verdict is "yes", "no" or "cannot tell", and comes with its evidence; the
@@ -21,10 +21,11 @@ from batchcliff.stats.summary import CellSummary, StudySummary
 CANNOT_TELL = "cannot tell"
 BATCH_NORM = "batch-norm statistics"
 INSTABILITY = "early instability"
+LATER = "later instability"
 UPDATES = "too few updates"
 GENERALIZATION = "generalization gap"
 DATA = "data left out"
-CAUSES = (BATCH_NORM, INSTABILITY, UPDATES, GENERALIZATION, DATA)
+CAUSES = (BATCH_NORM, INSTABILITY, LATER, UPDATES, GENERALIZATION, DATA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,12 +151,16 @@ def _differs_in_warmup(one: TrialSpec, other: TrialSpec) -> bool:
 
 def _diagnosed(cell: Fallen) -> CellDiagnosis:
     norm = _batch_norm(cell)
-    unstable = _instability(cell)
+    unstable, later = _instability(cell), _later(cell)
+    # Of each the first two are trials that diverged or died.
+    ended = (*unstable.evidence[:2], *later.evidence[:2])
+    broken = _half_of_trials(ended) or later.verdict == YES
     findings = (
         norm,
         unstable,
-        _updates(cell, unstable),
-        _generalization(cell, norm, unstable),
+        later,
+        _updates(cell, broken),
+        _generalization(cell, norm, broken),
         _data(cell),
     )
     causes = [f.cause for f in findings if f.verdict == YES]
@@ -187,7 +192,7 @@ def _instability(cell: Fallen) -> Finding:
     """Yes: trials diverged early or died, or warmup recovers half of the fall, or two of the
     five signs are there. No: none of these and no sign, and either warmup was tried and does
     nothing, or two signs at least were found absent."""
-    ends = [evidence.diverged_early(cell), evidence.dead(cell)]
+    ends = [evidence.diverged(cell, early=True), evidence.died(cell, early=True)]
     cure = evidence.cured_by_warmup(cell)
     signs = [
         evidence.catapult(cell),
@@ -208,14 +213,33 @@ def _instability(cell: Fallen) -> Finding:
     return _finding(INSTABILITY, verdict, *ends, cure, *signs)
 
 
-def _updates(cell: Fallen, unstable: Finding) -> Finding:
+def _later(cell: Fallen) -> Finding:
+    """Yes: trials diverged or died after their first fifth, or the run ends without half of
+    what it had learnt. No: none did, a tenth at most is lost at the end, and never more than
+    a quarter was. What was lost and regained proves neither."""
+    ends = [evidence.diverged(cell, early=False), evidence.died(cell, early=False)]
+    lost, once = evidence.lost_at_the_end(cell), evidence.lost_for_a_time(cell)
+    if any(e.says == YES for e in (*ends, lost)):
+        verdict = YES
+    elif all(e.says == NO for e in (*ends, lost, once)):
+        verdict = NO
+    else:
+        verdict = CANNOT_TELL
+    return _finding(LATER, verdict, *ends, lost, once)
+
+
+def _half_of_trials(shares: Sequence[Evidence]) -> bool:
+    """Whether the shares of trials that ended so or so add up to half of them."""
+    return sum(share.value or 0.0 for share in shares) >= 0.5
+
+
+def _updates(cell: Fallen, broken: bool) -> Finding:
     """Yes: the training loss ends much higher, and the loss after equal numbers of updates is
     that of the batch size that holds, or, where the two do not overlap, was still falling;
-    unless it stands still at guessing's. No: training ends as well, or a network died or
-    diverged, or an update did much less."""
+    unless it stands still at guessing's. No: training ends as well, or the run broke (half of
+    the trials died or diverged, or what was learnt was lost), or an update did much less."""
     loss, equal = evidence.final_loss(cell), evidence.equal_updates(cell)
     falling, stuck = evidence.still_falling(cell), evidence.stuck(cell)
-    broken = any(e.says == YES for e in unstable.evidence[:2])
     slow = falling.says if equal.says == MISSING else equal.says
     # At the first updates both may be where guessing is: standing there proves no shortage.
     still = stuck.says == YES and falling.says == NO
@@ -228,13 +252,12 @@ def _updates(cell: Fallen, unstable: Finding) -> Finding:
     return _finding(UPDATES, verdict, loss, equal, falling, stuck)
 
 
-def _generalization(cell: Fallen, norm: Finding, unstable: Finding) -> Finding:
+def _generalization(cell: Fallen, norm: Finding, broken: bool) -> Finding:
     """Yes: the training loss ends as low as where accuracy holds, and the statistics of batch
-    norm are not to blame. No: it ends much higher, or near guessing, or the network broke."""
+    norm are not to blame. No: it ends much higher, or near guessing, or the run broke."""
     loss, stuck = evidence.final_loss(cell), evidence.stuck(cell)
-    broken = stuck.says == YES or any(e.says == YES for e in unstable.evidence[:2])
     verdict = CANNOT_TELL
-    if loss.says == YES or broken or norm.verdict == YES:
+    if loss.says == YES or stuck.says == YES or broken or norm.verdict == YES:
         verdict = NO
     elif loss.says == NO and norm.verdict == NO:
         verdict = YES

@@ -21,6 +21,7 @@ YES, NO, OPEN, MISSING = "yes", "no", "neither", "not measured"
 OURS = "a choice of ours"
 
 EARLY = 0.2  # share of the run in which an instability is an early one
+LEARNT = 0.1  # of ln K under guessing's loss: less is nothing that could be lost
 CATAPULT = "Lewkowycz et al. 2020, 2003.02218"
 SHARPNESS = "Cohen et al. 2021, 2103.00065; Gilmer et al. 2021, 2110.04369"
 
@@ -139,25 +140,41 @@ def fewer_examples(cell: Fallen) -> Evidence:
 # early instability ---------------------------------------------------------------------------
 
 
-def diverged_early(cell: Fallen) -> Evidence:
-    """Trials that diverged in the first fifth of their run."""
+def diverged(cell: Fallen, *, early: bool) -> Evidence:
+    """Trials that diverged in the first fifth of their run, or later."""
 
-    def early(record: TrialRecord) -> float | None:
-        if record.outcome is not Outcome.DIVERGED or record.ledger is None:
-            return 0.0
-        bad = record.first_bad_update
-        return float(bad is not None and bad <= EARLY * record.ledger.updates)
+    def counts(record: TrialRecord) -> bool:
+        bad, ledger = record.first_bad_update, record.ledger
+        if record.outcome is not Outcome.DIVERGED or ledger is None or bad is None:
+            return False
+        return (bad <= EARLY * ledger.updates) == early
 
-    values = [value for r in cell.trials if (value := early(r)) is not None]
-    share = math.fsum(values) / len(values) if values else None
-    return judged("share of trials that diverged in their first fifth", share, 0.5, 0.0, OURS)
+    return _share_of_trials(cell, f"diverged {_when(early)}", counts)
 
 
-def dead(cell: Fallen) -> Evidence:
-    """Trials whose network died: no gradient, at the ceiling of the loss or at ln K."""
-    values = [float(dead_since(r) is not None) for r in cell.trials]
-    share = math.fsum(values) / len(values) if values else None
-    return judged("share of trials that ended with a dead network", share, 0.5, 0.0, OURS)
+def died(cell: Fallen, *, early: bool) -> Evidence:
+    """Trials whose network was dead to the end, from the first fifth of their run on or from
+    later: no gradient, at the ceiling of the loss or at ln K."""
+
+    def counts(record: TrialRecord) -> bool:
+        since = dead_since(record)  # from 1: before it so many epochs less one were alive
+        if since is None:
+            return False
+        return (since - 1 <= EARLY * len(record.curves.train_loss)) == early
+
+    return _share_of_trials(cell, f"ended with a network that died {_when(early)}", counts)
+
+
+def _when(early: bool) -> str:
+    return "in their first fifth" if early else "after their first fifth"
+
+
+def _share_of_trials(
+    cell: Fallen, what: str, counts: Callable[[TrialRecord], bool]
+) -> Evidence:
+    """For the cause where half of the trials are such, against it where none is."""
+    share = sum(map(counts, cell.trials)) / len(cell.trials) if cell.trials else None
+    return judged(f"share of trials that {what}", share, 0.5, 0.0, OURS)
 
 
 def cured_by_warmup(cell: Fallen) -> Evidence:
@@ -253,6 +270,48 @@ def sharpness(cell: Fallen) -> Evidence:
 
     name = "sharpness in the first fifth, as a share of 2 (1 + m) / lr"
     return judged(name, _median(cell.trials, highest), 1.0, 0.5, SHARPNESS)
+
+
+# instability later on ------------------------------------------------------------------------
+
+
+def lost_at_the_end(cell: Fallen) -> Evidence:
+    """What training had learnt and the end of the run does not have any more, as a share."""
+    guessing = _guessing(cell)
+
+    def end(record: TrialRecord) -> float | None:
+        shares = _lost(record, guessing)
+        return shares[-1] if shares else None
+
+    name = "share of what was learnt that is lost again at the end"
+    return judged(name, _median(cell.trials, end), 0.5, 0.1, OURS)
+
+
+def lost_for_a_time(cell: Fallen) -> Evidence:
+    """The same at its highest after the first fifth, whether it was regained or not."""
+    guessing = _guessing(cell)
+
+    def highest(record: TrialRecord) -> float | None:
+        shares = _lost(record, guessing)
+        return max(shares[max(1, round(EARLY * len(shares))) :], default=None)
+
+    name = "largest share of what was learnt that was lost after the first fifth"
+    return judged(name, _median(cell.trials, highest), 0.5, 0.25, OURS)
+
+
+def _lost(record: TrialRecord, guessing: float | None) -> list[float]:
+    """By epoch, the share that is lost of what was learnt before: (loss - lowest so far) /
+    (ln K - lowest so far), 0 as long as the lowest is not a tenth of ln K under guessing's.
+    Empty where the loss is of another kind, or was not finite at some time."""
+    losses = record.curves.train_loss
+    if guessing is None or not all(map(math.isfinite, losses)):
+        return []
+    lowest, shares = math.inf, []
+    for loss in losses:
+        lowest = min(lowest, loss)
+        learnt = guessing - lowest
+        shares.append((loss - lowest) / learnt if learnt >= LEARNT * guessing else 0.0)
+    return shares
 
 
 # training, good or unfinished ----------------------------------------------------------------

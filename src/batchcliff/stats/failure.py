@@ -85,16 +85,18 @@ def _posterior(counts: Counts) -> tuple[Array, Array]:
 def _shape_weights(totals: Sequence[Array]) -> Array:
     """Posterior weight of the arms' widths and of their common stray share.
 
-    One arm: [W, 1, E]. Two: [W, W, E], widths alike within `WIDTHS_ALIKE`.
+    One arm: [W, 1, E]. Two: [W, W, E], widths alike within `WIDTHS_ALIKE`, and the prior
+    counted once: half of it by either width.
     """
     log_width = np.log(_width_grid())
-    prior_W = np.exp(WIDTH_POWER * log_width)
     prior_E = np.array(STRAY_PRIOR)
     if len(totals) == 1:
+        prior_W = np.exp(WIDTH_POWER * log_width)
         one: Array = (prior_W[:, None] * totals[0] * prior_E)[:, None, :]
         return one
+    half_W = np.exp(WIDTH_POWER / 2 * log_width)
     alike = np.exp(-0.5 * ((log_width[:, None] - log_width) / WIDTHS_ALIKE) ** 2)
-    alike *= prior_W[:, None] * prior_W
+    alike *= half_W[:, None] * half_W
     weights: Array = alike[:, :, None] * totals[0][:, None, :] * totals[1][None] * prior_E
     return weights
 

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.record import TrialRecord
 from batchcliff.spec import TrialSpec
@@ -30,7 +32,8 @@ from batchcliff.stats.compare import (
     shift,
 )
 from batchcliff.stats.draws import Curve, make_curve
-from batchcliff.stats.intervals import Estimate, mean_interval, share_interval
+from batchcliff.stats.intervals import Estimate, share_interval
+from batchcliff.stats.shares import mean_share, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,14 +120,14 @@ def summarize(
     notes = []
     if matched.outside:
         notes.append(f"{matched.outside} records are outside of the plan and were left out")
-    notes += gaps(cells) + _mixed(found) + _check_arms(planned, arms, reference_arm)
+    notes += gaps(cells) + mixed_numerics(found) + _check_arms(planned, arms, reference_arm)
     return summarize_cells(
         cells,
         reference_arm,
         delta,
         level,
         accuracy=accuracy,
-        chance=_chance(found),
+        chance=chance_of(found),
         floor=floor,
         notes=notes,
     )
@@ -153,8 +156,7 @@ def summarize_cells(
     told = list(notes)
     curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
     reference = make_reference(curves[reference_arm], chance or 0.0, delta, level, floor)
-    if reference.problem:
-        told.append(reference.problem)
+    told += [reference.problem] if reference.problem else _rising(reference)
     others = [arm for arm in arms if arm != reference_arm]
     drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
     shifts = adjust(
@@ -174,6 +176,21 @@ def summarize_cells(
         ),
         notes=tuple(told),
     )
+
+
+def _rising(reference: Reference) -> list[str]:
+    """A sentence where the reference arm does better beyond its plateau than on it."""
+    curve, plateau = reference.curve, reference.plateau
+    assert curve is not None and plateau is not None
+    best = int(np.argmax(curve.means))
+    if curve.means[best] <= plateau + reference.delta:
+        return []
+    note = (
+        f"{curve.arm!r} is better at {curve.batch_sizes[best]} ({curve.means[best]:.1%}) than "
+        f"on its plateau ({plateau:.1%}, over its smaller batch sizes): cliffs are falls from "
+        "the plateau, and say little here"
+    )
+    return [note]
 
 
 def _drawn(curve: Curve, reference: Reference) -> tuple[CliffDraws, CliffDraws] | None:
@@ -204,8 +221,15 @@ def _arm_summary(
         differences=(
             ()
             if base is None or arm == base.arm
-            else paired_differences(curve, base, reference.level)
+            else _possible(paired_differences(curve, base, reference.level))
         ),
+    )
+
+
+def _possible(differences: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
+    """With intervals inside of what a difference of accuracies can be."""
+    return tuple(
+        dataclasses.replace(d, difference=within(d.difference, -1.0, 1.0)) for d in differences
     )
 
 
@@ -215,13 +239,14 @@ def _cell_summary(cell: Cell, curve: Curve, reference: Reference) -> CellSummary
         k = curve.batch_sizes.index(cell.batch_size)
         failing = len(curve.failing(k, 0.0 if reference.floor is None else reference.floor))
     both = list(cell.values(reference.chance).values())
-    mean_all = mean_interval(both, level, "mean over seeds, diverged at chance")
+    mean_all = mean_share(both, level, "mean over seeds, diverged at chance")
     if cell.diverged and cell.measured > 1:
         note = f"{cell.diverged} of {cell.measured} diverged: t interval is rough"
+        note = "; ".join(filter(None, [mean_all.note, note]))
         mean_all = dataclasses.replace(mean_all, note=note)
     return CellSummary(
         cell=cell,
-        mean=mean_interval(cell.accuracies, level),
+        mean=mean_share(cell.accuracies, level),
         mean_with_failures=mean_all,
         failing=failing,
         failure_share=share_interval(failing, cell.measured, level),
@@ -240,8 +265,11 @@ def _check_arms(planned: Sequence[TrialSpec], arms: list[str], reference_arm: st
     ]
 
 
-def _chance(records: Sequence[TrialRecord]) -> float | None:
-    """1 / number of classes, from the ledgers; None where no record has one."""
+def chance_of(records: Sequence[TrialRecord]) -> float | None:
+    """1 / number of classes, from the ledgers; None where no record has one.
+
+    Raises UsageError for records that differ in it, and for fewer than two classes.
+    """
     classes = {r.ledger.num_classes for r in records if r.ledger is not None}
     if len(classes) > 1:
         raise UsageError(f"records differ in num_classes: {sorted(classes)}; not one study")
@@ -264,7 +292,7 @@ def gaps(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _mixed(records: Sequence[TrialRecord]) -> list[str]:
+def mixed_numerics(records: Sequence[TrialRecord]) -> list[str]:
     """One sentence per fingerprint that is not the same in all records."""
     seen: dict[str, set[str]] = defaultdict(set)
     places = dict.fromkeys(r.provenance.numerics for r in records if r.provenance is not None)

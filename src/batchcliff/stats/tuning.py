@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from batchcliff.errors import UsageError
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import StudySpec
-from batchcliff.stats.intervals import Estimate, mean_interval
+from batchcliff.stats.intervals import Estimate
+from batchcliff.stats.shares import mean_difference
 from batchcliff.stats.summary import StudySummary
 
 
@@ -168,7 +169,7 @@ def against_rule(
                 arm=tuned,
                 rule_arm=plain,
                 batch_size=cell.batch_size,
-                difference=mean_interval(
+                difference=mean_difference(
                     values, summary.level, "tuned minus rule, paired by seed"
                 ),
             )

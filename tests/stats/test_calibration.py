@@ -1,0 +1,128 @@
+"""Which quantiles are answered: levels, their p-values, and what a study's counts say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from batchcliff.stats.calibration import (
+    MOST,
+    Evidence,
+    evidence,
+    interval_scale,
+    shift_scale,
+    tail_shares,
+    tolerance_place,
+    two_sided,
+)
+from batchcliff.stats.failure import Counts
+
+KINDS = ("tolerance", "collapse")
+X = tuple(float(x) for x in range(5, 12))
+
+
+def known(seeds=3, width=0.0, stray=False, beyond=3.0):
+    return Evidence(seeds=seeds, width=width, stray=stray, beyond=beyond)
+
+
+def test_a_scale_of_one_leaves_the_level_as_it_is():
+    assert tail_shares(0.95, 1.0) == pytest.approx((0.025, 0.975))
+    assert two_sided(0.025, 1.0) == pytest.approx(0.05)
+
+
+def test_twin_a_scaled_level_is_that_of_scaled_normal_draws():
+    low, high = tail_shares(0.9, 0.8)
+    assert (low, high) == pytest.approx(
+        tuple(stats.norm(0, 1.25).cdf([-1.645, 1.645])), abs=1e-4
+    )
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.5, 1.5))
+def test_law_the_p_value_is_the_level_whose_interval_ends_there(level, scale):
+    tail, _ = tail_shares(level, scale)
+    assert two_sided(tail, scale) == pytest.approx(1 - level)
+
+
+@given(st.floats(0.5, 1.0))
+def test_law_more_than_half_of_the_draws_beyond_is_no_evidence(tail):
+    assert two_sided(tail, 0.9) == 1.0
+
+
+def test_the_width_is_unbiased_on_average_over_where_the_collapse_lies():
+    rng = np.random.default_rng(0)
+    for width, seeds in ((0.1, 3), (0.25, 3), (0.25, 10), (0.5, 5)):
+        seen = []
+        for _ in range(1500):
+            share = 1 / (1 + np.exp(-(np.array(X) - 8 - rng.random()) / width))
+            fails = tuple(int(f) for f in rng.binomial(seeds, share))
+            seen.append(evidence(Counts(X, fails, (seeds,) * 7)).width)
+        # what lies before the last size at which all stand is left out: a little too low
+        assert 0.8 * width < np.mean(seen) < 1.1 * width
+
+
+def test_a_finer_grid_shows_the_same_width():
+    coarse = Counts(X, (0, 0, 0, 1, 3, 3, 3), (3,) * 7)
+    fine = Counts(tuple(5 + k / 2 for k in range(7)), (0, 0, 0, 1, 3, 3, 3), (3,) * 7)
+    assert evidence(coarse).width == pytest.approx(1 / 3)
+    assert evidence(fine).width == pytest.approx(1 / 6)
+
+
+def test_a_collapse_before_a_size_where_all_stand_is_stray_and_no_width():
+    found = evidence(Counts(X, (1, 0, 0, 0, 3, 3, 3), (3,) * 7))
+    assert found == known(stray=True)
+    assert evidence(Counts(X, (0, 0, 0, 0, 3, 3, 3), (3,) * 7)) == known()
+    both = evidence(Counts(X, (0, 0, 1, 0, 2, 3, 3), (3,) * 7))
+    assert both == known(width=pytest.approx(1 / 3), stray=True)
+
+
+def test_cells_of_one_trial_and_lost_trials_are_no_evidence_of_width():
+    assert evidence(Counts(X, (0, 0, 0, 0, 1, 1, 1), (1,) * 7)) == known(seeds=1)
+    assert evidence(Counts(X, (0, 0, 0, 0, 2, 1, 3), (3, 3, 2, 1, 2, 1, 3))) == known()
+
+
+def test_what_lies_beyond_is_counted_in_octaves_of_sizes_where_most_collapse():
+    assert evidence(Counts(X, (0, 0, 0, 0, 1, 2, 3), (3,) * 7)).beyond == 2.0
+    assert evidence(Counts(X, (0, 0, 0, 0, 0, 0, 1), (2,) * 7)).beyond == 0.0
+    fine = tuple(5 + k / 4 for k in range(7))
+    assert evidence(Counts(fine, (0, 0, 0, 0, 1, 2, 3), (3,) * 7)).beyond == 0.5
+
+
+def test_the_estimate_is_lower_where_the_collapse_is_seen_to_be_wide():
+    for seeds in (3, 5):
+        places = [tolerance_place(known(seeds, width)) for width in (0.0, 0.3, 0.6)]
+        assert places[0] > places[1] > places[2] > 0.1
+        assert tolerance_place(known(seeds, 5.0)) == places[2]
+
+
+def test_the_estimate_is_higher_where_the_grid_ends_soon_after_the_collapse():
+    places = [tolerance_place(known(beyond=octaves)) for octaves in (1.0, 2.0, 3.0, 4.0)]
+    assert places[0] > places[1] > places[2] == places[3]
+    assert tolerance_place(known(beyond=0.0)) < places[1]  # nobody saw a collapse
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 1000])
+@pytest.mark.parametrize("width", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("beyond", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("stray", [False, True])
+def test_no_answer_strays_far_from_the_middle_or_the_nominal_level(seeds, width, stray, beyond):
+    at = known(seeds, width, stray, beyond)
+    assert 0.2 < tolerance_place(at) < 0.82
+    for kind in KINDS:
+        low, high = tail_shares(0.95, interval_scale(kind, at))
+        assert low < tolerance_place(at) < high and 0.01 < low < 0.07
+        assert 0.65 < shift_scale(kind, seeds, 0.02) < 1.15
+
+
+def test_seeds_beyond_those_simulated_change_nothing_in_jumps():
+    assert tolerance_place(known(1)) == tolerance_place(known(3))
+    assert tolerance_place(known(MOST)) == tolerance_place(known(MOST + 1))
+    assert shift_scale("tolerance", 2, 0.02) == shift_scale("tolerance", 3, 0.02)
+
+
+def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_as_a_collapse_cliffs():
+    costs = [shift_scale("tolerance", 3, cost) for cost in (0.01, 0.02, 0.05, 0.5)]
+    assert costs[0] == costs[1] < costs[2] < costs[3]
+    assert costs[3] == pytest.approx(shift_scale("collapse", 3, 0.5), abs=0.06)
