@@ -19,7 +19,7 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/mypy --strict src
 
 bench: $(READY)  ## what this machine can measure
-	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_peers.py
 	$(BIN)/python benchmarks/bench_models.py
 	$(BIN)/python benchmarks/bench_startup.py
 
@@ -31,7 +31,7 @@ docs: $(READY)  ## write every figure in README and docs from the records in res
 
 # Now and then. docs/reliability.md says what they hold.
 
-gates: $(READY)  ## the reliability and security gates at their middle size: some ten minutes
+gates: $(READY)  ## the reliability and security gates at their middle size: some twenty minutes
 	BATCHCLIFF_GATES=ci OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/gates tests/study tests/report/test_browser.py
 
 soak: $(READY)  ## the same at the large size, for hours; dated result in benchmarks/

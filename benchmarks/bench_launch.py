@@ -6,9 +6,10 @@
 Runs `batchcliff run STUDY --json` in a process of its own, as a user would, with cold caches:
 of compiled code (torch.compile, Triton, CUDA) and, with --data, of the decoded images. Every
 event is timed as it arrives; from the records comes how long each trial was prepared and
-trained. The time line says when each trial was handed out, began and ended, for how long no
-trial was trained at all, and what a launch costs before the first update. --limit stops the
-run as Ctrl-C does, so that what there is by then is still written.
+trained, and from $BATCHCLIFF_TRACE what each process was at. The time line says when each
+trial was handed out, began and ended, for how long no trial was trained at all, and what a
+launch costs before the first update; the marks of every process say what that consists of.
+--limit stops the run as Ctrl-C does, so that what there is by then is still written.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Events:
     done: float = 0.0  # the report is written and the process is gone
     notes: list[str] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
+    launched: float = 0.0  # on the clock of the marks
 
     def take(self, now: float, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -59,6 +61,18 @@ class Events:
                 self.notes.append(event["text"])
             case "ended" | "done":
                 self.last |= event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Something was over in a process: seconds since the launch, and since the mark before it
+    in the same process (since the launch, for the first)."""
+
+    process: int  # 0, 1, ... in the order of their first marks
+    at: float
+    took: float
+    what: str
+    facts: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +91,8 @@ class Row:
 
 def launch(command: list[str], environment: dict[str, str], limit: float) -> Events:
     """Run to its end, or for `limit` seconds; the events."""
-    begin, events = time.monotonic(), Events()
+    begin = time.monotonic()
+    events = Events(launched=begin)
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
@@ -121,6 +136,21 @@ def rows_of(events: Events, records: dict[str, TrialRecord]) -> list[Row]:
     return sorted(rows, key=lambda row: row.trained_from)
 
 
+def marks_of(lines: Iterable[str], launched: float) -> list[Mark]:
+    """What the processes of a run noted (batchcliff/trace.py), process by process."""
+    before: dict[int, float] = {}
+    found = []
+    for line in lines:
+        noted = json.loads(line)
+        pid, at = noted["pid"], noted["at"] - launched
+        took = at - before.get(pid, 0.0)
+        before[pid] = at
+        number = list(before).index(pid)
+        facts = noted.get("facts", {})
+        found.append(Mark(process=number, at=at, took=took, what=noted["what"], facts=facts))
+    return sorted(found, key=lambda mark: (mark.process, mark.at))
+
+
 def covered(rows: Iterable[Row]) -> float:
     """Seconds during which at least one trial was trained."""
     total, reached = 0.0, 0.0
@@ -154,15 +184,21 @@ def main() -> int:
         "--limit", type=float, default=400.0, help="seconds, then it is stopped"
     )
     parser.add_argument("--warm", action="store_true", help="leave the caches as they are")
+    parser.add_argument("--caches", type=Path, help="new folder to keep the caches in")
     parser.add_argument("--keep", type=Path, help="folder to keep the study in")
     parser.add_argument("--json", type=Path, help="file for the result")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-launch-") as scratch:
         folder, environment = chosen.keep or Path(scratch) / "study", {}
         if not chosen.warm:
-            environment = {name: str(Path(scratch) / name.lower()) for name in CACHES}
+            caches = chosen.caches or Path(scratch)
+            if chosen.caches:
+                chosen.caches.mkdir()  # a full one would not be cold
+            environment = {name: str(caches / name.lower()) for name in CACHES}
             if chosen.data:
                 environment["BATCHCLIFF_DATA"] = str(Path(scratch) / "data")
+        trace = Path(scratch) / "trace"
+        environment |= {"BATCHCLIFF_TRACE": str(trace)}
         command = [sys.executable, "-m", "batchcliff", "run", chosen.study, "--json"]
         command += ["--out", str(folder)]
         for name in ("data", "workers"):
@@ -173,9 +209,11 @@ def main() -> int:
         events = launch(command, environment, chosen.limit)
         with Store.open(folder) as store:
             records = store.records()
+        marks = marks_of(trace.read_text().splitlines(), events.launched)
     rows = rows_of(events, records)
     found = summary(events, rows)
     place = next((r.provenance for r in records.values() if r.provenance), None)
+    show_marks(marks)
     show(chosen.study, events, rows, found, place.device if place else "?")
     if chosen.json:
         torch_ = dict(place.versions).get("torch", "?") if place else "?"
@@ -189,12 +227,28 @@ def main() -> int:
             {k: v if isinstance(v, str) else round(v, 2) for k, v in _plain(row).items()}
             for row in rows
         ]
+        whole["marks"] = [
+            [m.process, round(m.at, 2), round(m.took, 2), m.what, m.facts] for m in marks
+        ]
         chosen.json.write_text(json.dumps([whole, *trials], indent=1) + "\n")
     return int(events.last.get("exit_code", 1))
 
 
 def _plain(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in Row.__dataclass_fields__}
+
+
+LONGEST = 12  # phases of the compiler that are shown
+
+
+def show_marks(marks: list[Mark]) -> None:
+    """What each process was at, in seconds since the launch."""
+    for mark in marks:
+        print(f"process {mark.process} {mark.at:>7.1f} s (+{mark.took:.1f})  {mark.what}")
+        longest = sorted(mark.facts.items(), key=lambda item: -item[1])[:LONGEST]
+        if longest:
+            said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in longest)
+            print(f"{'':>10}compiler so far, s: {said}")
 
 
 def show(

@@ -11,6 +11,8 @@ what they show. On a CPU neither is compiled, and the networks are tiny.
 
 Every network and engine is a process of its own: all compile at once, then they are timed
 one after the other, whole epochs, the first and the last left out, no evaluation in between.
+--limit: seconds after which what is still compiling is left out; the file has each network
+as soon as both of its engines are timed, so that a run that is cut loses no more than the rest.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import argparse
 import dataclasses
 import json
 import os
+import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,9 +280,12 @@ def one(name: str, engine: str, device: str) -> None:
     print(json.dumps(dataclasses.astuple(found)), flush=True)
 
 
-def all_of(names: list[str], device: str) -> dict[tuple[str, str], Run]:
-    """Every run: prepared side by side, timed in turn. CalledProcessError if one fails."""
-    children = {}
+def pairs(
+    names: list[str], device: str, limit: float
+) -> Iterator[tuple[str, tuple[Run, Run] | None]]:
+    """(network, its two runs) in turn: prepared side by side, timed one after the other; None
+    for one that is not ready within `limit` seconds. CalledProcessError if one fails."""
+    deadline, children = time.monotonic() + limit, {}
     share = max(1, len(os.sched_getaffinity(0)) // (2 * len(names)))
     environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": str(share)}
     for name in names:
@@ -289,27 +295,54 @@ def all_of(names: list[str], device: str) -> dict[tuple[str, str], Run]:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=environment,
             )  # fmt: skip
-    found = {}
     try:
-        for child in children.values():
-            assert child.stdout is not None
-            child.stdout.readline()
+        ready = prepared(children, deadline)
         for key, child in children.items():
-            out, _ = child.communicate("go\n")
-            if child.returncode:
-                raise subprocess.CalledProcessError(child.returncode, child.args)
-            found[key] = Run(*json.loads(out))
+            if key not in ready:  # not while others are timed
+                child.kill()
+        for name in names:
+            if any((name, engine) not in ready for engine in ENGINES):
+                yield name, None
+                continue
+            us, them = (timed(children[name, engine]) for engine in ENGINES)
+            yield name, (us, them)
     finally:
         for child in children.values():
             child.kill()
             child.wait()
-    return found
+
+
+def prepared(
+    children: dict[tuple[str, str], subprocess.Popen[str]], deadline: float
+) -> set[tuple[str, str]]:
+    """Those that have said by the deadline that they are ready, or have failed."""
+    ready = set()
+    with selectors.DefaultSelector() as selector:
+        for key, child in children.items():
+            assert child.stdout is not None
+            selector.register(child.stdout, selectors.EVENT_READ, key)
+        while len(ready) < len(children) and (left := deadline - time.monotonic()) > 0:
+            for found, _ in selector.select(left):
+                selector.unregister(found.fileobj)
+                ready.add(found.data)
+    return ready
+
+
+def timed(child: subprocess.Popen[str]) -> Run:
+    """Let a process that is ready train. CalledProcessError if it fails."""
+    assert child.stdout is not None
+    child.stdout.readline()
+    out, _ = child.communicate("go\n")
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args)
+    return Run(*json.loads(out))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(LARGE), help="some of them")
     parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds of compiling")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -318,11 +351,14 @@ def main() -> int:
     cuda = torch.cuda.is_available()
     cases = LARGE if cuda else TINY
     tolerance, begin = TOLERANCE["bf16" if cuda else "fp32"], time.perf_counter()
-    runs = all_of(arguments.models, "cuda" if cuda else "cpu")
     name_of_device = device_name(torch.device("cuda" if cuda else "cpu"))
-    rows, differing = [], 0
-    for name in arguments.models:
-        us, them = (runs[name, engine] for engine in ENGINES)
+    rows, differing = [], 0  # differing: or not timed
+    for name, runs in pairs(arguments.models, "cuda" if cuda else "cpu", arguments.limit):
+        if runs is None:
+            print(f"{name:<20} not ready after {arguments.limit:g} s", flush=True)
+            differing += 1
+            continue
+        us, them = runs
         assert them.uncompiled is not None
         apart = difference(us.losses, them.losses, COMPARED)
         rounding = difference(them.uncompiled, them.losses, COMPARED)
@@ -333,7 +369,8 @@ def main() -> int:
         print(
             f"{name:<20} batch {cases[name].batch_size:>4}  {us.rate:>9,.0f} examples/s, plain "
             f"{them.rate:>9,.0f}, ratio {us.rate / them.rate:.2f}; losses {said}; prepared in "
-            f"{us.prepared:.0f} s, plain {them.prepared:.0f} s"
+            f"{us.prepared:.0f} s, plain {them.prepared:.0f} s",
+            flush=True,
         )
         for engine, run in zip(ENGINES, (us, them), strict=True):
             rows.append({
@@ -351,9 +388,9 @@ def main() -> int:
                 "cores": len(os.sched_getaffinity(0)),
                 "date": utc_now()[:10],
             })  # fmt: skip
+        if arguments.json:  # as it stands, lest a run that is cut loses it
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{name_of_device}, torch {torch.__version__}: {time.perf_counter() - begin:.0f} s")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 1 if differing else 0
 
 

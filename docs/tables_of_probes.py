@@ -110,9 +110,11 @@ def probe_cost_table(file: Path) -> str:
         for row in rows
     ]  # fmt: skip
     first = rows[0]
+    on_gpu = "+cu" in first["torch"]
+    where = first["device"] if on_gpu else f"{first['device']}, one thread"
     return (
-        f"Seconds of a trial and of its probes. {first['workload']}, {first['device']}, "
-        f"one thread, torch {first['torch']}, {first['code']}, {first['date']}.\n\n"
+        f"Seconds of a trial and of its probes. {first['workload']}, {where}, "
+        f"torch {first['torch']}, {first['code']}, {first['date']}.\n\n"
         + markdown_table(["batch size", "trial", *kinds, "share"], table)
     )
 

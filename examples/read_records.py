@@ -10,6 +10,8 @@ import sys
 from batchcliff.stats.summary import summarize
 from batchcliff.study.store import Store
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/read_records.py STUDY_FOLDER")
 with Store.open(sys.argv[1]) as store:
     records = list(store.records().values())
     study = store.study

@@ -36,7 +36,7 @@ GATES = {
     "mutations": "tests/study/test_store_records.py",
     "machines": "tests/gates/test_store_machine.py",
     "peer_trials": "tests/gates/test_crowd.py",
-    "orphans": "tests/gates/test_processes.py",
+    "orphans": "tests/gates/test_orphans.py",
     "signals": "tests/gates/test_processes.py::test_a_signal_at_any_moment",
     "bad_updates": "tests/gates/test_divergence.py",
 }

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def bench() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("bench_launch")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return importlib.import_module("bench_launch")
 
 
 def row(bench: Any, begin: float, end: float) -> Any:
@@ -54,3 +46,14 @@ def test_the_parts_of_a_run_add_up_to_it(bench: Any, spans: list[tuple[float, fl
     assert min(found.values()) >= 0
     if spans:
         assert found["training, none at all"] == 2.0
+
+
+def test_marks_are_told_process_by_process_with_what_each_took(bench: Any) -> None:
+    lines = [
+        '{"at": 103.0, "pid": 7, "what": "a"}',
+        '{"at": 104.0, "pid": 5, "what": "b", "facts": {"inductor": 2.5}}',
+        '{"at": 107.5, "pid": 7, "what": "c"}',
+    ]
+    found = [(m.process, m.at, m.took, m.what) for m in bench.marks_of(lines, 100.0)]
+    assert found == [(0, 3.0, 3.0, "a"), (0, 7.5, 4.5, "c"), (1, 4.0, 4.0, "b")]
+    assert bench.marks_of(lines, 100.0)[-1].facts == {"inductor": 2.5}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -52,3 +55,20 @@ def test_a_loss_that_is_no_number_never_agrees(bench: Any) -> None:
     assert bench.difference(nan, nan, 2) == float("inf")
     assert bench.difference(nan, nan, 1) == 0.0
     assert set(bench.LARGE) == set(bench.TINY) == set(NETWORKS)
+
+
+def test_what_is_not_ready_in_time_is_left_out(bench: Any) -> None:
+    code = "import sys, time; time.sleep(float(sys.argv[1])); print('ready', flush=True)"
+    children = {
+        ("model", engine): subprocess.Popen(
+            [sys.executable, "-c", code, seconds], stdout=subprocess.PIPE, text=True
+        )
+        for engine, seconds in zip(bench.ENGINES, ("0", "600"), strict=True)
+    }
+    try:
+        found = bench.prepared(children, time.monotonic() + 5)
+        assert found == {("model", bench.ENGINES[0])}
+    finally:
+        for child in children.values():
+            child.kill()
+            child.communicate()

@@ -19,12 +19,7 @@ VERBS = ("plan", "run", "status", "report", "export", "init", "doctor")
 HOSTILE = ("\x1b]0;owned\x07", "a\nb", "\u202etxt", "x" * 5000, "", " ", "../../etc/passwd",
            "-", "--", "%s%n", "${HOME}", "学習率", "\udcff")  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def call(*arguments: str) -> Result:

@@ -26,17 +26,11 @@ from batchcliff.study.store import Planned, Store
 from batchcliff.study.supervisor import RunSummary
 from batchcliff.studyfile import load_study
 from batchcliff.workloads import DIGITS
-
-sys.path.insert(0, str(Path(__file__).parent))
 from pretended import DIGEST, Trainer
 
 SMALL = ("digits", "--seeds", "2", "--batch-sizes", "128,256")
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture

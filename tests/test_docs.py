@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def block(language: str, holds: str) -> str:
@@ -40,9 +42,6 @@ def test_every_figure_is_what_the_records_say() -> None:
 
 def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     """The check above can fail: one digit of one table is changed in a copy."""
-    sys.path.insert(0, str(ROOT / "docs"))
-    import write_figures
-
     text = write_figures.rewritten(README)
     assert text == README
     wrong = re.sub(r"(\| 2,048 \| \d\d)\.\d", r"\1.x", README, count=1)
@@ -52,9 +51,6 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
 
 def test_a_table_of_seeds_gives_each_trial_its_own_place(tmp_path: Path) -> None:
     """Against the records as files; one taken away leaves its place, not its neighbour's."""
-    sys.path.insert(0, str(ROOT / "docs"))
-    import write_figures
-
     folder = tmp_path / "digits"
     shutil.copytree(ROOT / "results" / "digits", folder)
     files = {
@@ -97,7 +93,64 @@ def test_the_workload_of_the_readme_runs(tmp_path: Path) -> None:
     assert "1 ok" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", sorted(p.name for p in ROOT.glob("*.md")))
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-        assert re.match(r"https?://", target) or (ROOT / target).exists(), target
+def targets(page: Path) -> list[tuple[Path, str]]:
+    """What `page` links to in the repository: the file or folder, and the heading or ""."""
+    return [
+        ((page.parent / place).resolve() if place else page, heading)
+        for place, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text())
+        if not re.match(r"https?://", place)
+    ]
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page has, as GitHub makes them of its headings."""
+    plain = (
+        re.sub(r"[^\w\- ]", "", h.lower())
+        for h in re.findall(r"(?m)^#+ (.*)$", page.read_text())
+    )
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def reached(page: Path) -> set[Path]:
+    """The pages that a reader comes to who begins at `page`."""
+    found, todo = set(), [page]
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found.add(one)
+            todo += [place for place, _ in targets(one) if place.suffix == ".md"]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for place, heading in targets(page):
+        assert place.exists(), place
+        assert not heading or heading in headings(place), f"{place}#{heading}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    assert set(PAGES) <= reached(ROOT / "README.md")
+
+
+def without_words(readme: str) -> tuple[list[str], set[Path], list[str]]:
+    """What of a README is in no language: code without comments, links, tables of figures."""
+    page = ROOT / readme
+    text = page.read_text()
+    blocks = [re.sub(r" *#.*", "", b) for b in re.findall(r"(?s)```\w+\n(.*?)```", text)]
+    links = {place for place, _ in targets(page) if not place.name.startswith("README")}
+    return blocks, links, re.findall(r"(?s)<!-- figures: .*?<!-- /figures -->", text)
+
+
+def test_the_readme_in_japanese_is_the_same() -> None:
+    assert without_words("README.ja.md") == without_words("README.md")
+
+
+def test_control_a_page_that_nothing_links_to_and_a_missing_heading(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    first.write_text("[second](second.md#which-of-two) and [far](https://example.org/x.md#y)")
+    second.write_text("# Which of `two`?\n[back](first.md)")
+    (tmp_path / "third.md").write_text("[first](first.md)")
+    assert reached(first) == {first, second}
+    assert targets(first) == [(second, "which-of-two")]
+    assert headings(second) == {"which-of-two"}

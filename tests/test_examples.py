@@ -9,11 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def output_of(name: str, *arguments: str) -> str:
-    done = subprocess.run(
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-W", "error", f"examples/{name}", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+
+
+def output_of(name: str, *arguments: str) -> str:
+    done = run(name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -28,6 +32,9 @@ def test_read_records_says_where_each_arm_falls() -> None:
     text = output_of("read_records.py", "results/digits")
     assert text.count("falls 5% below") == 2
     assert text.index("none:") < text.index("warmup:")
+    unsaid = run("read_records.py")
+    assert unsaid.returncode == 1
+    assert unsaid.stderr == "usage: python examples/read_records.py STUDY_FOLDER\n"
 
 
 def test_lars_in_your_loop_learns_and_resumes() -> None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "batchcliff"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"canonical", "errors", "provenance", "randomness", "record", "spec"}
+BASE = {"canonical", "errors", "provenance", "randomness", "record", "spec", "trace"}
 ROOMS = {
     "schedules": BASE,
     "data": BASE | {"schedules"},
@@ -29,8 +29,8 @@ ROOMS = {
     "report": BASE | {"stats", "published"},
     "recipes": set(),
 }
-FRONT = {"__init__", "__main__", "advising", "api", "cli", "cli_advise", "cli_diagnose",
-         "cli_import", "diagnosing",
+FRONT = {"__init__", "__main__", "advising", "api", "cli", "cli_advise", "cli_compare",
+         "cli_diagnose", "cli_import", "comparing", "diagnosing",
          "cli_options", "cli_schedule", "cli_target", "importing", "machine", "planning",
          "schedule_view", "show", "standing", "studyfile"}  # fmt: skip
 BANNED_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -122,6 +122,7 @@ def test_some_libraries_have_one_door() -> None:
         "typer": {
             "cli",
             "cli_advise",
+            "cli_compare",
             "cli_diagnose",
             "cli_import",
             "cli_options",

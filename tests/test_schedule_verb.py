@@ -24,12 +24,7 @@ from batchcliff.schedule_view.view import Progress, Schedule, progress_of
 from batchcliff.schedules import Clock, Warmup, factors, rates
 from batchcliff.schedules.curves import cosine_decay
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def call(*arguments: str) -> Result:

@@ -17,12 +17,7 @@ from batchcliff.schedules.decays import DECAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def call(*arguments: str) -> Result:

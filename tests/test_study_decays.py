@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_trials import run, small_data, small_spec
 
 from batchcliff.errors import Infeasible, UsageError
 from batchcliff.schedules import Clock, Warmup, factors
@@ -17,9 +17,6 @@ from batchcliff.spec import Decay, TrialSpec
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study, parse_study
 from batchcliff.training.arithmetic import learning_rates
-
-sys.path.insert(0, str(Path(__file__).parent / "training"))
-from small_trials import run, small_data, small_spec
 
 GOOD = """\
 name = "decays"

@@ -10,39 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bad_study_files import GOOD, WARMUP
 from batchcliff.errors import NoEffect, UsageError
 from batchcliff.spec import Settings, StudySpec
 from batchcliff.studyfile import load_study, parse_study, recipe_names, recipe_text
 from batchcliff.studyfile.document import parse
 from batchcliff.workloads import ARTICLE, DIGITS, Workload
-
-GOOD = """\
-name = "mine"
-workload = "article"
-batch_sizes = [128, 256]
-seeds = 2
-budget = "10ep"
-reference_arm = "none"
-lr = { base = 0.1, base_batch_size = 128, scaling = "linear" }
-decay = { kind = "multistep", at = ["60%", "85%"], factor = 0.1 }
-
-[settings]
-loss = "logits"
-
-[settings.batch_norm]
-momentum = 0.9
-group = "B/8"
-
-[settings.optimizer]
-form = "keras"
-
-[arms.none]
-
-[arms.warmup]
-warmup = { shape = "linear", duration = "2ep" }
-"""
-
-WARMUP = 'warmup = { shape = "linear", duration = "2ep" }'
 
 
 def test_the_good_file_is_good() -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bad_study_files import BAD, GOOD, SYNTAX
 from batchcliff.errors import UsageError
 from batchcliff.studyfile import load_study, parse_study
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bad_study_files import BAD, GOOD, SYNTAX
 
 
 @pytest.mark.parametrize("case", BAD)

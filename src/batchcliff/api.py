@@ -1,5 +1,5 @@
-"""The verbs: plan, run, status, report, export, import_, target, advise, diagnose, init,
-schedule, doctor. The command line calls these.
+"""The verbs: plan, run, status, report, export, import_, target, advise, compare, diagnose,
+init, schedule, doctor. The command line calls these.
 
 Each returns a frozen value and prints nothing. Importing this module imports no torch; only
 `run` and `doctor` do, when they are called.
@@ -7,13 +7,15 @@ Each returns a frozen value and prints nothing. Importing this module imports no
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchcliff.canonical import parse_json
+from batchcliff.canonical import parse_json, uncollected
+from batchcliff.comparing import compare
 from batchcliff.diagnosing import diagnose
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import ImportReport, find_imported, import_, report_imported
@@ -34,6 +36,7 @@ from batchcliff.study.printable import escaped, json_text, printable
 from batchcliff.study.progress import Progress, SilentProgress
 from batchcliff.study.tuning import reported_plan
 from batchcliff.studyfile import recipe_text
+from batchcliff.trace import mark
 from batchcliff.workloads import load_workload
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ __all__ = [
     "Report",
     "Status",
     "advise",
+    "compare",
     "diagnose",
     "doctor",
     "export",
@@ -96,6 +100,8 @@ def run(
     deterministic: bool = False,
     grace: float | None = None,
     ranks: int = 1,
+    verify: bool = False,
+    allow_mixed_numerics: bool = False,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
@@ -111,40 +117,50 @@ def run(
     of the whole batch; "auto": smaller ones after an out-of-memory; None: "auto" on a GPU;
     deterministic: the same bits again on the same machine, at some cost in time;
     ranks: processes that share every batch of a trial, each on a GPU of its own;
-    grace: seconds that trials have to be saved after a signal, None: 8 after Ctrl-C, else 25.
+    grace: seconds that trials have to be saved after a signal, None: 8 after Ctrl-C, else 25;
+    verify: hash every file of the data again, whatever its size and times say;
+    allow_mixed_numerics: go on with trials that were begun under other numerics.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
     check_device(device)
     own = load_workload(workload) if workload else None
     spec = with_weights(resolved(study, own), weights)
-    from batchcliff.stats.search import search
-    from batchcliff.stats.tuning import best_lr
-    from batchcliff.study import sharing, supervisor
+    from batchcliff.study import sharing
+    from batchcliff.study.ahead import started_ahead
 
     shown, exit_code = progress or SilentProgress(), 1
     umask = os.umask(sharing.UMASK) if shared else None
+    folder, plain = folder_of(spec, out), ranks == 1 and not deterministic
     try:
-        summary = supervisor.run_study(
-            spec,
-            folder=folder_of(spec, out),
-            data=Path(data) if data else None,
-            device=device,
-            workers=workers,
-            progress=shown,
-            workload_reference=workload,
-            extend=extend,
-            accept_code_change=accept_code_change,
-            shared=shared,
-            weights=Path(weights) if weights else None,
-            checkpoint_every=checkpoint_every,
-            micro_batch=micro_batch,
-            deterministic=deterministic,
-            grace=grace,
-            ranks=ranks,
-            choose=best_lr,
-            seek=search,
-        )
+        with started_ahead(spec, folder, device=device, workers=workers, plain=plain):
+            from batchcliff.stats.search import search
+            from batchcliff.stats.tuning import best_lr
+            from batchcliff.study import supervisor
+
+            summary = supervisor.run_study(
+                spec,
+                folder=folder,
+                data=Path(data) if data else None,
+                device=device,
+                workers=workers,
+                progress=shown,
+                workload_reference=workload,
+                extend=extend,
+                accept_code_change=accept_code_change,
+                shared=shared,
+                weights=Path(weights) if weights else None,
+                checkpoint_every=checkpoint_every,
+                micro_batch=micro_batch,
+                deterministic=deterministic,
+                grace=grace,
+                ranks=ranks,
+                verify=verify,
+                allow_mixed_numerics=allow_mixed_numerics,
+                choose=best_lr,
+                seek=search,
+            )
+        mark("the workers are gone")
         exit_code = summary.exit_code
     finally:
         if umask is not None:
@@ -153,6 +169,7 @@ def run(
     return summary
 
 
+@uncollected()
 def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
     """A row per trial as text: "csv", "json" or "md". Raises UsageError."""
     from batchcliff.report import tables
@@ -175,6 +192,7 @@ def export(study: str | Path, *, format: str = "csv") -> str:  # noqa: A002
     return tables.markdown_table(tables.TRIAL_COLUMNS, shown)
 
 
+@uncollected()
 def report(study: str | Path, *, out: str | Path | None = None) -> Report:
     """Write the report of a study or an imported table, by default into its folder's report/.
 
@@ -184,30 +202,37 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
         shown = report_imported(table, out)
         return Report(page=shown.page, headlines=(*shown.headlines, shown.marks[0]))
     folder = find_study(study)
-    from batchcliff.report.vega import Engine
+    from batchcliff.data.sources import default_folder
+    from batchcliff.report import vega
     from batchcliff.study.sharing import plain_folder
     from batchcliff.study.store import Store
 
-    with Engine() as engine:  # it starts while records are read
-        with Store.open(folder) as store:
-            records = store.records()
-            cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
-            choices = lr_choices(store, records)
-            spec, quarantined = store.study, [q.name for q in store.quarantined]
-        from batchcliff.report import write_report
+    vega.start(default_folder())  # while records are read
+    with Store.open(folder) as store:
+        records = store.records()
+        cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
+        choices = lr_choices(store, records)
+        spec, aside = store.study, [q.name for q in store.quarantined]
+    mark("the records are read")
+    from batchcliff.report import write_report
 
-        place = Path(out) if out is not None else plain_folder(folder / "report")
-        written = write_report(
-            spec,
-            list(records.values()),
-            cells,
-            place,
-            quarantined=quarantined,
-            choices=choices,
-            engine=engine,
-        )
+    found = list(records.values())
+    place = Path(out) if out is not None else plain_folder(folder / "report")
+    written = write_report(spec, found, cells, place, quarantined=aside, choices=choices)
+    mark("the report is written")
     summary = parse_json(written.summary.read_bytes())
     return Report(page=written.page, headlines=tuple(summary["headline"]))
+
+
+def prepare_report() -> None:
+    """Import what a report needs and start what draws it, which takes two or three seconds, so
+    that the next report need not. What is wrong here is told when a report is written."""
+    with contextlib.suppress(Exception):
+        import batchcliff.report.write  # noqa: F401
+        from batchcliff.data.sources import default_folder
+        from batchcliff.report import vega
+
+        vega.start(default_folder())
 
 
 def target(study: str | Path, accuracy: float | None = None) -> tuple[Budget, ...]:

@@ -16,11 +16,13 @@ import typer
 
 from batchcliff import __version__
 from batchcliff.cli_advise import advise_verb
+from batchcliff.cli_compare import compare_verb
 from batchcliff.cli_diagnose import diagnose_verb
 from batchcliff.cli_import import import_verb
 from batchcliff.cli_options import (
     OUTPUT,
     AcceptCodeChange,
+    AllowMixedNumerics,
     BatchSizes,
     Budget,
     CheckpointEvery,
@@ -39,13 +41,14 @@ from batchcliff.cli_options import (
     Shared,
     StudyFolder,
     StudySource,
+    Verify,
     Weights,
     Workers,
     WorkloadOption,
 )
 from batchcliff.cli_schedule import schedule_verb
 from batchcliff.cli_target import target_verb
-from batchcliff.errors import BatchcliffError
+from batchcliff.errors import BatchcliffError, UsageError
 
 if TYPE_CHECKING:
     from batchcliff.study.supervisor import RunSummary
@@ -129,12 +132,22 @@ def _let_go_of_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _study(source: str, workload: str | None, **changes: Any) -> Any:
+def _study(source: str, out: Path | None, workload: str | None, **changes: Any) -> Any:
+    """The study of a file, a recipe or a folder that holds one, and its folder if known."""
+    from batchcliff.planning import begun, study_in
     from batchcliff.studyfile import load_study
     from batchcliff.workloads import load_workload
 
+    if (folder := begun(source)) is not None:
+        if any(changes.values()):
+            raise UsageError(
+                f"{source} is the folder of a study that was begun, and --set, --seeds, "
+                "--batch-sizes and --budget change a study file: write the name of the file or "
+                "the recipe, and the folder after --out."
+            )
+        return study_in(folder, bool(workload)), out or folder
     own = load_workload(workload) if workload else None
-    return load_study(source, workload=own, **changes)
+    return load_study(source, workload=own, **changes), out
 
 
 @app.command("plan")
@@ -150,6 +163,7 @@ def plan_verb(
     batch_sizes: BatchSizes = None,
     budget: Budget = None,
     workload: WorkloadOption = None,
+    ranks: Ranks = 1,
     as_json: Json = False,
 ) -> None:
     """Say what would run: every trial's arithmetic, what is infeasible, the expected time.
@@ -160,16 +174,10 @@ def plan_verb(
     """
     from batchcliff import api, show
 
-    spec = _study(
-        study,
-        workload,
-        overrides=set_ or (),
-        seeds=seeds,
-        batch_sizes=batch_sizes,
-        budget=budget,
-    )
+    changes = {"seeds": seeds, "batch_sizes": batch_sizes, "budget": budget}
+    spec, out = _study(study, out, workload, overrides=set_ or (), **changes)
     found = api.plan(
-        spec, out=out, data=data, device=device, workers=workers, workload=workload
+        spec, out=out, data=data, device=device, workers=workers, workload=workload, ranks=ranks
     )
     if as_json:
         show.write_json(show.plan_json(found))
@@ -200,6 +208,8 @@ def run_verb(
     deterministic: Deterministic = False,
     grace: Grace = None,
     ranks: Ranks = 1,
+    verify: Verify = False,
+    allow_mixed_numerics: AllowMixedNumerics = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
@@ -208,18 +218,20 @@ def run_verb(
     """
     if dry_run:
         changed = (set_, seeds, batch_sizes, budget)
-        return plan_verb(study, data, out, device, workers, *changed, workload, as_json)
+        return plan_verb(study, data, out, device, workers, *changed, workload, ranks, as_json)
     changes = {"seeds": seeds, "batch_sizes": batch_sizes, "budget": budget}
-    spec = _study(study, workload, overrides=set_ or (), **changes)
+    spec, out = _study(study, out, workload, overrides=set_ or (), **changes)
     from batchcliff import api
-    from batchcliff.study.progress import make_progress
+    from batchcliff.study.progress import Foreseeing, make_progress
 
-    progress = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
+    shown = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
+    progress = Foreseeing(shown, api.prepare_report)
     summary = api.run(
         spec, data=data, out=out, workload=workload, device=device, workers=workers,
         extend=extend, accept_code_change=accept_code_change, shared=shared, weights=weights,
         checkpoint_every=checkpoint_every, micro_batch=micro_batch, progress=progress,
-        deterministic=deterministic, grace=grace, ranks=ranks,
+        deterministic=deterministic, grace=grace, ranks=ranks, verify=verify,
+        allow_mixed_numerics=allow_mixed_numerics,
     )  # fmt: skip
     _finish(summary, as_json)
 
@@ -337,6 +349,7 @@ app.command("import")(_guarded(import_verb))
 app.command("target")(_guarded(target_verb))
 app.command("advise")(_guarded(advise_verb))
 app.command("diagnose")(_guarded(diagnose_verb))
+app.command("compare")(_guarded(compare_verb))
 app.command("schedule")(_guarded(schedule_verb))
 
 

@@ -6,8 +6,8 @@ from batchcliff.cli_options import Json, StudyFolder
 
 
 def diagnose_verb(study: StudyFolder, as_json: Json = False) -> None:
-    """Say why training fell: too few updates, early instability, a generalization gap,
-    batch-norm statistics, or data left out; each with its numbers.
+    """Say why training fell: too few updates, instability early or later, a generalization
+    gap, batch-norm statistics, or data left out; each with its numbers.
 
     Beside it, where the trials were probed: the critical batch size that the gradient noise
     predicts. "Cannot tell" is an answer: it says what was not measured.

@@ -9,7 +9,11 @@ import typer
 
 CHANGE, PLACE, OUTPUT = "Change the study", "Where", "Output"
 StudySource = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file (TOML), or a recipe's name.")
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study file (TOML), a recipe's name, or the folder of a study that was begun.",
+    ),
 ]
 StudyFolder = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's folder, or NAME for studies/NAME.")
@@ -72,7 +76,8 @@ Workers = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Processes that train side by side. Default: as many as fit.",
+        help="Processes that train side by side. Default: one for each core of a CPU; on each "
+        "GPU up to three, as cores and free memory allow.",
         rich_help_panel=PLACE,
     ),
 ]
@@ -92,6 +97,24 @@ AcceptCodeChange = Annotated[
         help="Go on although the code that trains is not the one that the study began with. "
         "Records of both are then compared as if of one.",
         rich_help_panel=CHANGE,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read and hash every file of the data again. Default: only those whose size or "
+        "times have changed; what is trained on is hashed in any case.",
+        rich_help_panel=PLACE,
+    ),
+]
+AllowMixedNumerics = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mixed-numerics",
+        help="Go on with a trial that another machine, version of torch or number of threads "
+        "has begun; its record says so. Default: such a trial begins anew.",
+        rich_help_panel=PLACE,
     ),
 ]
 Shared = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchcliff.canonical import to_plain
+from batchcliff.canonical import to_plain, uncollected
 from batchcliff.errors import UsageError
 from batchcliff.record import Ledger, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
@@ -19,6 +20,7 @@ from batchcliff.study.adaptive import Adaptive, Seek
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
 from batchcliff.study.printable import printable
+from batchcliff.study.ranks import check_wanted_ranks
 from batchcliff.study.tuning import (
     UNMEASURED,
     Place,
@@ -26,7 +28,7 @@ from batchcliff.study.tuning import (
     tuned_cells,
     tuning_records,
 )
-from batchcliff.studyfile import load_study
+from batchcliff.studyfile import load_study, recipe_names
 from batchcliff.training.arithmetic import DataFacts, arithmetic
 from batchcliff.workloads import WORKLOADS, Workload, load_workload
 
@@ -68,6 +70,7 @@ class Plan:
     extends: bool = False
     search: tuple[str, ...] = ()  # of an adaptive study: what is known of each cliff, in words
     most: int = 0  # of an adaptive study: trials in the worst case; `trials` are those so far
+    ranks: int = 1  # processes that share every batch of a trial
 
     @property
     def done(self) -> int:
@@ -81,8 +84,39 @@ class Plan:
 
 
 def resolved(study: StudySpec | str | Path, own: Workload | None) -> StudySpec:
-    """The study itself, or read from a file or a recipe."""
-    return study if isinstance(study, StudySpec) else load_study(study, workload=own)
+    """The study itself, or read from a file, a recipe, or a folder that holds one."""
+    if isinstance(study, StudySpec):
+        return study
+    folder = begun(study)
+    return load_study(study, workload=own) if folder is None else study_in(folder, bool(own))
+
+
+def begun(study: StudySpec | str | Path) -> Path | None:
+    """The folder that `study` names, if it holds a study that has been begun. A recipe's name
+    is the recipe, whatever folder is called so."""
+    from batchcliff.study.identity import STUDY
+
+    if isinstance(study, StudySpec) or study in recipe_names():
+        return None
+    with contextlib.suppress(OSError, ValueError):  # what no path can be is no folder either
+        if (Path(study) / STUDY).is_file():
+            return Path(study)
+    return None
+
+
+def study_in(folder: Path, own: bool) -> StudySpec:
+    """The study that a folder holds. UsageError for one of a workload of the user's, unless
+    it is given: the trials of another code would have other names."""
+    from batchcliff.study.store import Store
+
+    with Store.open(folder) as store:
+        study = store.study
+    if not own and study.workload not in WORKLOADS:
+        raise UsageError(
+            f"{printable(folder)} holds a study of the workload {printable(study.workload)!r}, "
+            "which is not built in: add --workload module:function, as it was run with."
+        )
+    return study
 
 
 def with_weights(study: StudySpec, weights: str | Path | None) -> StudySpec:
@@ -112,6 +146,7 @@ def folder_of(study: StudySpec, out: str | Path | None) -> Path:
     return Path(out) if out is not None else STUDIES / study.name
 
 
+@uncollected()
 def plan(
     study: StudySpec | str | Path,
     *,
@@ -120,17 +155,19 @@ def plan(
     device: str = "auto",
     workers: int | None = None,
     workload: str | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """What `run` would do, trial by trial, with the time that it is expected to take.
 
-    study: a spec, a study file, or a recipe's name; out: its folder; data: a local copy of
-    the data (without it, nothing is downloaded: sizes that are known are used); workload:
-    `module:function`. Writes nothing. Raises UsageError, DataError.
+    study: a spec, a study file, a recipe's name, or the folder of a study that has been begun;
+    out: its folder; data: a local copy of the data (without it, nothing is downloaded: sizes
+    that are known are used); workload: `module:function`; ranks: processes that share every
+    batch, refused where `run` refuses them. Writes nothing. Raises UsageError, DataError.
     """
     check_device(device)
     own = load_workload(workload) if workload else None
     spec = resolved(study, own)
-    folder = folder_of(spec, out)
+    folder = folder_of(spec, out or begun(study))
     facts, digest, source = _data_facts(spec, Path(data) if data else None, own)
     records, choices, differences, extends = _existing(folder, spec)
     workload_digest = own.digest if own else ""
@@ -142,7 +179,9 @@ def plan(
     cells = tuned_cells(spec, digest, workload_digest)
     if adaptive is None:
         specs = _with_rates(trials(spec, digest, workload_digest), cells, choices)
-    look = _Look(spec, facts, [*specs, *(t for cell in cells for t in cell.trials)], records)
+    every = [*specs, *(t for cell in cells for t in cell.trials)]
+    look = _Look(spec, facts, every, records)
+    check_wanted_ranks(ranks, every, look.ledgers)
     tuned = {cell.place: cell for cell in cells}
     waiting = {place for place in tuned if place not in choices or choices[place].missing}
     found = []
@@ -154,13 +193,16 @@ def plan(
             found.append(look.at(trial))
     tuning = tuple(look.at(trial) for cell in cells for trial in cell.trials)
     todo = [t for t in (*found, *tuning) if t.ledger and not t.outcome]
+    like = [r for r in records if r.provenance and r.provenance.ranks == ranks]
     cost = expected(
         [(t.spec.batch_size, t.ledger.examples) for t in todo if t.ledger],
-        records,
-        workload=spec.workload if _as_it_comes(todo, own) else "",
+        like,
+        workload=spec.workload if ranks == 1 and _as_it_comes(todo, own) else "",
         device=_kind_of(device),
-        workers=workers or usual_workers(device),
+        workers=workers or usual_workers(device, ranks),
     )
+    if cost.seconds is None and len(like) < len(records):
+        cost = Cost(seconds=None, basis=f"unknown until a trial has run with --ranks {ranks}")
     return Plan(
         study=spec,
         folder=folder,
@@ -172,6 +214,7 @@ def plan(
         extends=extends,
         search=said,
         most=adaptive.most if adaptive is not None else 0,
+        ranks=ranks,
     )
 
 
@@ -279,11 +322,12 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {printable(device, 40)}: write auto, cpu, cuda or cuda:0")
 
 
-def usual_workers(device: str) -> int:
-    """How many processes `run` starts by itself; "auto" is guessed without loading torch."""
+def usual_workers(device: str, ranks: int = 1) -> int:
+    """How many trials `run` trains side by side by itself, each by so many ranks; "auto" is
+    guessed, and one GPU a rank taken for granted, without loading torch."""
     from batchcliff.study.supervisor import default_workers
 
-    return default_workers(_kind_of(device))
+    return default_workers(_kind_of(device), ranks=ranks)
 
 
 def _kind_of(device: str) -> str:
@@ -344,10 +388,4 @@ def _data_facts(
         )
         return facts, "", "sizes of the official data set; the data have not been read"
     dataset = load_data(study.data, location, own)
-    facts = DataFacts(
-        num_train=len(dataset.train_labels),
-        num_test=len(dataset.test_labels),
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-    )
-    return facts, dataset.digest, dataset.source
+    return DataFacts.of(dataset), dataset.digest, dataset.source

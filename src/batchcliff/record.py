@@ -102,6 +102,15 @@ class Provenance:
     # most examples at once in training, of batches that were cut; 0: none was
     micro_batch: int = field(default=0, metadata=ADDED)
     ranks: int = field(default=1, metadata=ADDED)  # processes that shared every batch
+    # of other numerics under which updates before `resumed_from` ran, (name, value) pairs
+    mixed: tuple[tuple[str, str], ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def fingerprint(self) -> tuple[tuple[str, str], ...]:
+        """Everything of it that may change bits, as (name, value) pairs, sorted. The version of
+        batchcliff is not among them: a study compares the code that trains apart."""
+        pairs = (("device", self.device), *self.versions, *self.numerics)
+        return tuple(sorted(pair for pair in pairs if pair[0] != "batchcliff"))
 
     @property
     def device_seconds(self) -> float:
@@ -188,6 +197,7 @@ class TrialRecord:
 
     @property
     def trial_id(self) -> str:
+        """That of its spec."""
         return self.spec.trial_id
 
     @property

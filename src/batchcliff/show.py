@@ -75,6 +75,7 @@ def show_plan(plan: Plan) -> None:
         + (", or longer" if any(t.spec.budget != study.budget for t in plan.trials) else ""),
         f"data: {plan.data_source}",
         f"folder: {plan.folder}",
+        *([f"ranks: every batch is shared by {plan.ranks} processes"] * (plan.ranks > 1)),
         "",
     )
     header = ("arm", "batch", "learning rate", "updates/epoch", "updates", "warmup updates",
@@ -195,6 +196,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "expected_basis": plan.cost.basis,
         "differences": list(plan.differences),
         "extends": plan.extends,
+        "ranks": plan.ranks,
     } | ({"search": list(plan.search), "most": plan.most} if plan.search else {})
 
 

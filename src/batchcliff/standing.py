@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchcliff.canonical import uncollected
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import find_imported
 from batchcliff.planning import (
@@ -113,6 +114,7 @@ def cells_of(
     return dict(sorted(cells.items(), key=lambda item: (order.get(item[0][0], 0), item[0][1])))
 
 
+@uncollected()
 def status(study: str | Path) -> Status:
     """How far the study in a folder is. Raises UsageError if there is none."""
     from batchcliff.study.store import Store
@@ -121,6 +123,7 @@ def status(study: str | Path) -> Status:
     with Store.open(folder) as store:
         records = store.records()
         cells, tuning = cells_of(store, records), tuning_records(store, records)
+        search = _searched(store, records)
         spec, bad = store.study, tuple(q.name for q in store.quarantined)
     cells_left = [*cells.items(), *tuning.items()]
     return Status(
@@ -130,21 +133,24 @@ def status(study: str | Path) -> Status:
         quarantined=bad,
         cost=_cost_left(cells_left),
         tuning=tuple(_cell_status(*cell, found) for cell, found in tuning.items()),
-        search=_searched(spec, cells),
+        search=search,
     )
 
 
-def _searched(
-    study: StudySpec, cells: dict[tuple[str, int], list[TrialRecord | None]]
-) -> tuple[str, ...]:
-    """What an adaptive study knows of each cliff by the records of its cells."""
+def _searched(store: Store, records: Mapping[str, TrialRecord]) -> tuple[str, ...]:
+    """What an adaptive study knows of each cliff by its records, and what it estimates."""
+    study = store.study
     if study.search is None:
         return ()
-    from batchcliff.stats.search import brackets
+    from batchcliff.report.early import search_lines
+    from batchcliff.report.join import join, planned_specs
+    from batchcliff.stats.summary import summarize
 
-    every = [r for found in cells.values() for r in found if r is not None]
-    found = {(r.spec.arm, r.spec.batch_size, r.spec.seed): r for r in every}
-    return brackets(study, found).lines
+    plan = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
+    joined = join(plan, records.values())
+    specs = planned_specs(joined, study)
+    summary = summarize(joined.records, specs, study.reference_arm, study.tolerance)
+    return search_lines(study, joined, summary)
 
 
 def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> CellStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,23 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources.default_folder() == Path.home() / "here"
     monkeypatch.delenv("BATCHCLIFF_DATA")
     assert sources.default_folder() == Path.home() / ".cache" / "batchcliff"
+
+
+def test_a_data_set_says_how_many_images_of_each_class_there_are() -> None:
+    """F34: as the report shows it, of a data set that is not even, and of one that is."""
+    digits = sources.load("digits")
+    train, test = np.bincount(digits.train_labels), np.bincount(digits.test_labels)
+    listed = ", ".join(f"{i} {train[i]}/{test[i]}" for i in range(10))
+    assert digits.described == f"{digits.source}; training/test images by class: {listed}"
+    keep, kept = (np.arange(len(x)) % 10 for x in (digits.train_labels[:60], range(20)))
+    even = dataclasses.replace(
+        digits,
+        train_images=digits.train_images[:60],
+        train_labels=keep,
+        test_images=digits.test_images[:20],
+        test_labels=kept,
+    )
+    assert even.described.endswith("; each of 10 classes has 6 training and 2 test images")
+    many = dataclasses.replace(digits, class_names=tuple(map(str, range(20))))
+    assert many.described.endswith(" and 8 more"), "a thousand classes are no page of text"
+    assert "11 0/0" in many.described

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchcliff.data import verify
 from batchcliff.data.verify import (
     Decoded,
     canonical,
     check,
     content_digest,
     files_digest,
+    forget,
+    read_files,
     sha256_file,
     shown,
     through_cache,
@@ -275,6 +279,124 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
             through_cache(tmp_path / "file" / "cache", "key", read),
             decoded(encodings=("JPEG", "PNG")),
         )
+    assert read.calls == 2
+
+
+# What is known of files that look unchanged
+
+
+@pytest.fixture
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Two files, and whether what they hold, which is right, was had without reading them."""
+    files, reads = [tmp_path / "a", tmp_path / "b"], []
+    for file in files:
+        file.write_bytes(b"1234")
+
+    def reading(path: Path) -> str:
+        reads.append(path)
+        return sha256_file(path)
+
+    def read() -> Decoded:
+        return decoded(seed=int.from_bytes(b"".join(file.read_bytes() for file in files)))
+
+    def ask() -> bool:
+        reads.clear()
+        assert same(read_files(files, tmp_path, tmp_path / "c", read), read())
+        return not reads
+
+    monkeypatch.setattr(verify, "sha256_file", reading)
+    monkeypatch.setattr(verify, "_TICK", 0)
+    assert not ask()
+    return ask
+
+
+def test_files_that_look_unchanged_are_not_read_again(
+    tmp_path: Path, noted: Callable[[], bool]
+) -> None:
+    assert noted() and noted()
+    forget(tmp_path / "c")
+    assert not noted(), "unless that is wanted"
+    assert noted()
+
+
+CHANGES = ["size", "time", "bits", "replaced", "note", "longer note", "no cache"]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_any_trace_of_a_change_has_them_read(
+    tmp_path: Path, noted: Callable[[], bool], what: str
+) -> None:
+    file, (note,) = tmp_path / "b", (tmp_path / "c").glob("files-*")
+    when = file.stat().st_mtime_ns
+    match what:
+        case "size":
+            file.write_bytes(b"12345")
+        case "time":
+            os.utime(file, ns=(when, when + 1))
+        case "bits":  # under the old size and time
+            file.write_bytes(b"1235")
+            os.utime(file, ns=(when, when))
+        case "replaced":
+            (tmp_path / "d").write_bytes(b"1235")
+            os.utime(tmp_path / "d", ns=(when, when))
+            (tmp_path / "d").replace(file)
+        case "note":
+            note.write_text(note.read_text()[:-1] + "g")
+        case "longer note":
+            note.write_text(note.read_text() + "0")
+        case "no cache":
+            next((tmp_path / "c").glob("decoded-*")).unlink()
+    assert not noted()
+    assert noted()
+
+
+def test_files_of_this_very_moment_are_read_again(
+    tmp_path: Path, noted: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may change once more within a tick of the clock, and look the same."""
+    forget(tmp_path / "c")
+    monkeypatch.setattr(verify, "_TICK", 10**12)
+    assert not noted() and not noted()
+    assert not list((tmp_path / "c").glob("files-*"))
+
+
+def test_control_size_and_time_of_content_alone_would_miss_it(
+    tmp_path: Path, noted: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(tmp_path / "c")
+    monkeypatch.setattr(
+        verify, "_state_of", lambda files: "".join(str(f.stat().st_mtime_ns) for f in files)
+    )
+    file = tmp_path / "b"
+    assert not noted()
+    when = file.stat().st_mtime_ns
+    file.write_bytes(b"1235")
+    os.utime(file, ns=(when, when))
+    with pytest.raises(AssertionError):
+        noted()
+
+
+def test_a_change_that_nobody_noticed_does_not_spoil_the_cache(
+    tmp_path: Path, noted: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is lost too: what is decoded anew is kept under what the files hold now."""
+    file = tmp_path / "b"
+    with monkeypatch.context() as patch:
+        state = verify._state_of([tmp_path / "a", file])
+        patch.setattr(verify, "_state_of", lambda files: state)
+        next((tmp_path / "c").glob("decoded-*")).unlink()
+        file.write_bytes(b"1235")
+        assert not noted()
+    file.write_bytes(b"1234")
+    assert not noted()
+
+
+def test_a_note_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    read = Reader()
+    for _ in range(2):
+        read_files([file], tmp_path, file, read)
     assert read.calls == 2
 
 

@@ -7,6 +7,7 @@ RANK_FAULT_AT where. With RANK_FAULT_ONCE, a path, only until that file is there
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import time
@@ -63,9 +64,12 @@ def misbehave(logits: Any) -> Any:
 
 
 def build(shape: tuple[int, int, int], num_classes: int) -> Any:
-    """A linear network; every training pass of one is counted."""
+    """A linear network; every training pass of one is counted, outside of it: what a network
+    keeps must be what checkpoints hold."""
     import torch
     from torch import nn
+
+    passes = itertools.count()
 
     class Counting(nn.Module):
         def __init__(self) -> None:
@@ -73,14 +77,12 @@ def build(shape: tuple[int, int, int], num_classes: int) -> Any:
             self.flat = nn.Sequential(
                 nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes)
             )
-            self.passes = 0
 
         def forward(self, x: Any) -> Any:
             logits = self.flat(x)
             if torch.is_grad_enabled():
-                self.passes += 1
                 at = int(os.environ.get("RANK_FAULT_AT", "-1"))
-                if self.passes - 1 == at and is_due():
+                if next(passes) == at and is_due():
                     return misbehave(logits)
             return logits
 

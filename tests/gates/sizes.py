@@ -30,12 +30,16 @@ SIZES = {
     ),
     "calls": Size(25, 100, 100, "percent of the file-system calls that each errno meets"),
     "cuts": Size(500, 5_000, 50_000, "simulated power cuts"),
-    "mutations": Size(320, 10_000, 100_000, "mutated records"),
-    "races": Size(15, 50, 200, "races to create one study"),
+    "mutations": Size(
+        320, 10_000, 100_000, "mutated records, and a quarter as many checkpoints"
+    ),
+    "races": Size(15, 200, 1_000, "races to create one study"),
     "machines": Size(15, 150, 5_000, "runs of the stateful machine over the store"),
     "peer_trials": Size(50, 500, 2_000, "trials that eight processes share"),
-    "orphans": Size(10, 30, 200, "runs ended in every way, none of which leaves a process"),
-    "signals": Size(8, 30, 200, "signals at random moments of a run"),
+    "orphans": Size(
+        10, 70, 200, "runs of three trials ended in every way, none leaves a process"
+    ),
+    "signals": Size(8, 200, 1_000, "signals at random moments of a run"),
     "bad_updates": Size(100, 1_000, 10_000, "updates made not finite"),
     "rank_faults": Size(2, 4, 4, "ranks that die, and that hang, of a team of two"),
     "fuzz_seconds": Size(1, 10, 0, "seconds of fuzzing for each reader; 0: by executions"),
@@ -49,6 +53,13 @@ def level() -> str:
     if name not in LEVELS:
         raise ValueError(f"BATCHCLIFF_GATES={name!r}: one of {', '.join(LEVELS)}")
     return name
+
+
+def parts(name: str, most: int = 40) -> list[tuple[int, int]]:
+    """Gate `name` in parts that may run side by side: their numbers, and how large each is."""
+    count = -(-size(name) // most)
+    whole, rest = divmod(size(name), count)
+    return [(part, whole + (part < rest)) for part in range(count)]
 
 
 def size(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fake_peer as fake
+import fake_worker
 import pytest
+import study_runs
 from sizes import size
 
 from batchcliff import provenance
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import UsageError
-from batchcliff.study import claims, files
+from batchcliff.study import claims, dispatch, files
 from batchcliff.study import store as store_module
+from batchcliff.study.engines.local import Worker
 from batchcliff.study.sealed import seal, unseal
 from batchcliff.study.store import Store
 
@@ -141,6 +145,31 @@ def test_no_clock_decides_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     through_the_ages(tmp_path / "s", monkeypatch)
 
 
+def test_a_run_asks_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor with its workers: wall clocks that jump by days between any two looks
+    change neither what is run nor the table."""
+    rng = random.Random(8)
+    study = study_runs.study_of(seeds=4)
+    monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
+    assert study_runs.run(study, tmp_path / "still").exit_code == 0
+
+    def forbidden() -> float:
+        raise AssertionError("a wall clock was asked")
+
+    def jumping() -> str:
+        return f"{rng.choice((1970, 2026, 2038, 2106))}-01-{rng.choice((18, 20))}T03:14:07Z"
+
+    for module in (provenance, store_module, claims, dispatch):
+        monkeypatch.setattr(module, "utc_now", jumping)
+    monkeypatch.setattr(time, "time", forbidden)
+    monkeypatch.setattr(time, "time_ns", forbidden)
+    told = study_runs.Told()
+    assert study_runs.run(study, tmp_path / "s", told).exit_code == 0
+    assert told.notes == ""
+    assert {tuple(why) for why in study_runs.attempts(tmp_path / "s").values()} == {("done",)}
+    assert study_runs.table(tmp_path / "s") == study_runs.table(tmp_path / "still")
+
+
 def test_control_a_clock_that_is_asked_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +196,7 @@ for part in range(4):
     threading.Thread(target=publish, args=(part,), daemon=True).start()
 while len(list((folder / "results").iterdir())) < 5:
     time.sleep(0.001)
+print("over", time.monotonic(), flush=True)  # one clock for all processes of Linux
 """
 
 
@@ -181,6 +211,8 @@ def test_an_interpreter_that_ends_during_a_commit(tmp_path: Path) -> None:
         text=True,
         timeout=30,
     )
+    over = float(re.findall(r"over (\S+)", ended.stdout)[0])
+    assert time.monotonic() - over < 5
     acknowledged = ended.stdout.count("published")
     with Store.open(folder) as store:
         assert acknowledged <= len(store.records()) <= 40

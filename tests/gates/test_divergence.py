@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from sizes import size
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from small_trials import facts_of, small_data, small_spec
 
 from batchcliff.record import Outcome, TrialRecord

@@ -11,12 +11,13 @@ import enum
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from headless import visit
+from hostile import PAYLOADS, hostile_study
 from typer.testing import CliRunner, Result
 
 from batchcliff.cli import app
@@ -27,10 +28,6 @@ from batchcliff.report.tables import csv_text
 from batchcliff.study import supervisor
 from batchcliff.studyfile import parse_study
 from pretended import Trainer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-from headless import visit
-from hostile import PAYLOADS, hostile_study
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -80,12 +77,6 @@ def test_most_payloads_may_be_names_and_those_that_hide_may_not() -> None:
     assert all(not acted_on(payload) for payload in TAKEN)
     refused = set(PAYLOADS) - set(TAKEN)
     assert any("\x1b" in payload for payload in refused)
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def call(*arguments: str) -> Result:

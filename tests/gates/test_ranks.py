@@ -9,20 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import random
-import sys
+import signal
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sizes import size
-from study_runs import MARK, Told, accounted, attempts, leases_are_free, marked, run, table
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import rank_faults
 from rank_team import RankTeam
+from sizes import size
+from study_runs import MARK, Told, accounted, attempts, leases_are_free, marked, run, table
 
 from batchcliff.canonical import from_plain
 from batchcliff.record import Outcome, TrialRecord
@@ -184,7 +183,7 @@ def test_a_rank_that_dies_ends_its_team_and_the_trial_is_tried_again(
     (death,) = events(tmp_path / "s", "death")
     assert death["status"] == {"kill": -9, "exit": 7}[what]
     why = attempts(tmp_path / "s")[0]
-    assert why == [{"kill": "interrupted", "exit": "crashed exit status 7"}[what], "done"]
+    assert why == [{"kill": None, "exit": "crashed exit status 7"}[what], "done"]
 
 
 class Impatient(Told):
@@ -220,6 +219,52 @@ def test_a_rank_that_hangs_ends_in_time(
     tail = hung["tail"].partition(f"rank {rank} of 2")[2].partition("rank 1 of 2")[0]
     assert "in misbehave" in tail
     assert ("stopped by a signal" in hung["tail"]) == (what == "stop")
+
+
+class Ending(Told):
+    """Asks the run to end, with SIGTERM, at the first progress of a trial."""
+
+    def advanced(self, trial_id: str, update: int, updates: int, rate: float) -> None:
+        if not self.of("advanced"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().advanced(trial_id, update, updates, rate)
+
+
+LONG = dataclasses.replace(
+    STUDY,
+    seeds=(0,),
+    budget="400ep",
+    settings=dataclasses.replace(STUDY.settings, evaluate_every=100),
+)
+BOTH = {"workload_reference": "rank_faults:workload", "ranks": 2}
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of a long run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("long") / "s"
+    assert run(LONG, folder, None, 1, **BOTH).exit_code == 0
+    return table(folder)
+
+
+@pytest.mark.parametrize("grace", [None, 0.0], ids=["saved", "control"])
+def test_ranks_that_are_asked_to_end_save_and_go_on(
+    tmp_path: Path, long_run: bytes, grace: float | None
+) -> None:
+    """F22 under ranks: far from any checkpoint, rank 0 saves before its next update, and the
+    next run, of both ranks, goes on from there to the same bits. Without a grace, the control,
+    nothing is saved and it begins anew."""
+    ended = run(LONG, tmp_path / "s", Ending(), 1, grace=grace, **BOTH)
+    assert (ended.exit_code, ended.missing) == (143, 1)
+    assert attempts(tmp_path / "s")[0] == ["interrupted"]
+    saved = [int(path.name.split("-")[1]) for path in (tmp_path / "s" / "ckpt").iterdir()]
+    assert len(saved) == (0 if grace == 0.0 else 1)
+    assert run(LONG, tmp_path / "s", None, 1, **BOTH).exit_code == 0
+    with Store.open(tmp_path / "s") as store:
+        (record,) = store.records().values()
+    assert record.provenance is not None and record.provenance.ranks == 2
+    assert record.provenance.resumed_from == (saved[0] if saved else 0) < 1600
+    assert table(tmp_path / "s") == long_run
 
 
 @pytest.mark.parametrize(

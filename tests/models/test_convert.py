@@ -65,3 +65,41 @@ def test_what_cannot_be_converted() -> None:
             convert_ghost_batchnorm(nn.Sequential(layer), 4)
     with pytest.raises(ValueError, match=r"^0: batch norm with momentum=None"):
         convert_ghost_batchnorm(nn.Sequential(nn.BatchNorm2d(3, momentum=None)), 4)
+
+
+def test_a_layer_in_two_places_stays_one() -> None:
+    """Of one parent and of two; its weights and statistics are shared afterwards, too."""
+    shared = nn.BatchNorm2d(3)
+    plain = nn.Sequential(shared, nn.ReLU(), shared, nn.Sequential(shared))
+    converted = convert_ghost_batchnorm(plain, 4)
+    assert type(converted[0]) is GhostBatchNorm2d
+    assert converted[0] is converted[2] is converted[3][0]
+
+
+class Activated(nn.BatchNorm2d):
+    """As a library's batch norm with its activation inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_what_a_layer_has_beside_is_not_dropped_in_silence() -> None:
+    with pytest.raises(ValueError, match=r"^0: Activated has a forward of its own"):
+        convert_ghost_batchnorm(nn.Sequential(Activated(3)), 4)
+    hooked = nn.BatchNorm2d(3)
+    hooked.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^0: batch norm with hooks"):
+        convert_ghost_batchnorm(nn.Sequential(hooked), 4)
+    frozen = nn.BatchNorm2d(3)
+    frozen.weight.requires_grad_(False)
+    ghost = convert_ghost_batchnorm(frozen, 4)
+    assert (ghost.weight.requires_grad, ghost.bias.requires_grad) == (False, True)
+
+
+def test_float64_stays_float64() -> None:
+    """Against PyTorch's own layer of each group, to more digits than float32 has."""
+    x, layer = images().double(), nn.BatchNorm2d(3).double()
+    ghost = convert_ghost_batchnorm(nn.Sequential(nn.BatchNorm2d(3).double()), 4)
+    expected = torch.cat([layer(part) for part in x.split(4)])
+    torch.testing.assert_close(ghost(x), expected, rtol=1e-12, atol=1e-12)
+    assert ghost[0].running_var.dtype == torch.float64

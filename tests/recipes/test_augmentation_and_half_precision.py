@@ -7,47 +7,27 @@ import math
 from pathlib import Path
 
 import pytest
+from digit_trials import ON_DIGITS, trained
 
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.planning import plan
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import StudySpec
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study
-from batchcliff.training.arithmetic import DataFacts, ledger, shape_key
-from batchcliff.training.prepare import prepare
-from batchcliff.training.trial import run_trials
+from batchcliff.training.arithmetic import shape_key
 
 RECIPES = ("augmentation", "half-precision")
 MOST_SHAPES, MOST_EPOCHS = 12, 450
-TINY = (
-    "data=digits",
-    "settings.model.widths=[[8], [8]]",
-    "settings.batch_norm={momentum=0.9, group='B/8'}",
-)
 
 
 def tiny(name: str) -> StudySpec:
-    return load_study(name, overrides=TINY, batch_sizes="128", budget="8ep")
+    return load_study(name, overrides=ON_DIGITS, batch_sizes="128", budget="8ep")
 
 
 @functools.cache
 def records(name: str) -> list[TrialRecord]:
-    """The recipe in miniature, each trial as a worker does it."""
-    dataset = load("digits")
-    resident = Resident.of(dataset)
-    facts = DataFacts(
-        num_train=len(dataset.train_labels),
-        num_test=len(dataset.test_labels),
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-    )
-    found = []
-    for spec in trials(tiny(name), dataset.digest):
-        prepared = prepare(spec, resident, num_classes=facts.num_classes, stack=1)
-        found += run_trials([spec], [ledger(spec, facts)], resident, prepared)
-    return found
+    """The recipe in miniature."""
+    return [trained(spec) for spec in trials(tiny(name), "")]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -108,8 +88,8 @@ def test_it_runs_in_miniature(name: str) -> None:
         assert record.accuracy == record.accuracy_reestimated
         losses = record.curves.train_loss
         assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
-    trained = {r.curves.train_loss for r in found}
-    assert len(trained) == len(found)  # no two arms are the same training
+    losses_of = {r.curves.train_loss for r in found}
+    assert len(losses_of) == len(found)  # no two arms are the same training
 
 
 def test_gradient_norms_of_half_precision() -> None:

@@ -6,42 +6,20 @@ import functools
 from pathlib import Path
 
 import pytest
+from digit_trials import ON_DIGITS, trained
 
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.planning import plan
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.stats.noise_scale import sharpness_shares
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study
-from batchcliff.training.arithmetic import DataFacts, ledger, shape_key
-from batchcliff.training.prepare import prepare
-from batchcliff.training.trial import run_trials
-
-TINY = (
-    "data=digits",
-    "settings.model.widths=[[8], [8]]",
-    "settings.batch_norm={momentum=0.9, group='B/8'}",
-)
+from batchcliff.training.arithmetic import shape_key
 
 
 @functools.cache
 def records() -> dict[str, TrialRecord]:
-    dataset = load("digits")
-    resident = Resident.of(dataset)
-    facts = DataFacts(
-        num_train=len(dataset.train_labels),
-        num_test=len(dataset.test_labels),
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-    )
-    found = {}
-    study = load_study("first-gradients", overrides=TINY, batch_sizes="128", budget="8ep")
-    for spec in trials(study, dataset.digest):
-        prepared = prepare(spec, resident, num_classes=facts.num_classes, stack=1)
-        (record,) = run_trials([spec], [ledger(spec, facts)], resident, prepared)
-        found[spec.arm] = record
-    return found
+    study = load_study("first-gradients", overrides=ON_DIGITS, batch_sizes="128", budget="8ep")
+    return {spec.arm: trained(spec) for spec in trials(study, "")}
 
 
 def test_a_plan_needs_no_data_and_is_small(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from digit_trials import MINIATURE, trained
 
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.planning import plan
 from batchcliff.record import Outcome
 from batchcliff.report.content import make_content, tables
@@ -18,17 +16,9 @@ from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study
 from batchcliff.training.arithmetic import shape_key
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import ready, run
-
 PAGE = Path(__file__).parents[2] / "docs/recipes/smith.md"
-MINIATURE = (
-    "workload=digits",
-    "data=digits",
-    "settings.precision=fp32",
-    "settings.augmentation=none",
-    "settings.batch_norm.group=16",
-    "settings.model.widths=[[8], [8]]",
+SMALL = (
+    *MINIATURE,
     "lr.base_batch_size=32",
     'arms.growth.batch-growth.most="N/2"',
     'arms."growth, momentum 0.98".batch-growth.most="N/2"',
@@ -72,13 +62,9 @@ def test_the_noise_scale_is_the_same_in_all_arms() -> None:
 
 
 def test_a_miniature_runs_and_is_reported() -> None:
-    study = load_study("smith", overrides=MINIATURE, batch_sizes="32,64", budget="5ep")
-    resident = Resident.of(load("digits"))
+    study = load_study("smith", overrides=SMALL, batch_sizes="32,64", budget="5ep")
     specs = trials(study, "")
-    records = [
-        run([spec], resident, prepared=ready(spec, resident, classes=10)).records[0]
-        for spec in specs
-    ]
+    records = [trained(spec) for spec in specs]
     content = make_content(study, records, specs)
     assert [r.outcome for r in records] == [Outcome.OK] * 6
     by_cell = {(r.spec.arm, r.spec.batch_size): r for r in records}

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
+from digit_trials import MINIATURE, trained
 
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.planning import plan
 from batchcliff.record import Outcome
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import load_study
 from batchcliff.training.arithmetic import shape_key
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import ready, run
-
 PAGES = Path(__file__).parents[2] / "docs/recipes"
-MINIATURE = (
-    "workload=digits",
-    "data=digits",
-    "settings.precision=fp32",
-    "settings.augmentation=none",
-    "settings.batch_norm.group=16",
-    "settings.model.widths=[[8], [8]]",
+SMALL = (
+    *MINIATURE,
     "lr.base=0.05",
 )
 GROWTH = 'arms."warmup + lars + growth".batch-growth.most=1024'
@@ -77,13 +67,8 @@ def test_both_rates_of_lars_move_a_layer_by_a_hundredth_at_8192() -> None:
 
 @pytest.mark.parametrize(("name", "more"), [("sony", (GROWTH,)), ("fujitsu", ())])
 def test_a_miniature_runs(name: str, more: tuple[str, ...]) -> None:
-    study = load_study(name, overrides=MINIATURE + more, batch_sizes="64", budget="4ep")
-    resident = Resident.of(load("digits"))
-    specs = trials(study, "")
-    records = [
-        run([spec], resident, prepared=ready(spec, resident, classes=10)).records[0]
-        for spec in specs
-    ]
+    study = load_study(name, overrides=SMALL + more, batch_sizes="64", budget="4ep")
+    records = [trained(spec) for spec in trials(study, "")]
     assert [r.outcome for r in records] == [Outcome.OK] * 4
     losses = [r.curves.train_loss for r in records]
     assert len(set(losses)) == 4

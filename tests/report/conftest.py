@@ -1,11 +1,8 @@
-"""Lets the tests of this folder import its helpers (import mode is importlib); the fixtures."""
+"""Made-up studies, and the report of one."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from synthetic import Synthetic
 
 from batchcliff.report import write_report

@@ -97,6 +97,32 @@ def test_a_mixture_is_said(synthetic: Synthetic, changes: dict[str, Any], said: 
     assert any(said in w for w in warnings((), places, joined, ()))
 
 
+@pytest.mark.parametrize(
+    ("changes", "raised"),
+    [
+        ({}, False),
+        ({"seconds": 9.0, "code": "batchcliff 0.2", "started": "later"}, False),
+        ({"device": "CPU"}, True),
+        ({"numerics": (("tf32", "on"),)}, True),
+        ({"versions": (("torch", "9"),)}, True),
+        ({"mixed": (("threads", "2"),)}, True),
+    ],
+)
+def test_a_cell_that_mixes_numerics_is_flagged(
+    synthetic: Synthetic, changes: dict[str, Any], raised: bool
+) -> None:
+    """Not a study whose cells differ from each other; a trial that was mixed, also alone."""
+    first, second, other = synthetic.records()[:3]
+    records = [first, moved(second, **changes), moved(other, device="another")]
+    records[2] = replace(other, spec=replace(other.spec, arm="alone"))
+    rows = ledger_rows(join([r.spec for r in records], records))
+    assert [row.flags for row in rows] == [("mixed-numerics",) if raised else (), ()]
+    joined = join([second.spec], [moved(second, **changes)])
+    assert ("mixed-numerics" in ledger_rows(joined)[0].flags) == ("mixed" in changes)
+    (place,) = environment_rows(joined.records)
+    assert (("threads at first", "2") in place.numerics) == ("mixed" in changes)
+
+
 def test_quarantined_strangers_and_duplicates_are_said(synthetic: Synthetic) -> None:
     first, second, third = synthetic.records()[:3]
     joined = join([first.spec], [first, first, second, third])

@@ -16,6 +16,7 @@ from batchcliff.published import load
 from batchcliff.record import Outcome
 from batchcliff.report.content import make_content, tables
 from batchcliff.report.join import join
+from batchcliff.report.pagetables import mean_text
 from batchcliff.report.tables import (
     TRIAL_COLUMNS,
     csv_cell,
@@ -25,7 +26,9 @@ from batchcliff.report.tables import (
     published_rows,
     trial_rows,
 )
+from batchcliff.report.text import NOTHING
 from batchcliff.spec import Arm
+from batchcliff.stats.shares import mean_share
 
 
 def test_a_row_a_trial_sorted_and_complete(synthetic: Synthetic) -> None:
@@ -160,3 +163,19 @@ def test_many_arms_turn_the_table(arms: int, turned: bool) -> None:
         for k, point in enumerate(line.points):
             cell = table.rows[i][k + 1] if turned else table.rows[k][i + 1]
             assert cell == f"{point.mean:.2%}"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.90, 0.91, 0.92], "91.00% ± 2.48"),
+        ([0.97, 0.99], "98.00% (85.3 to 100)"),
+        ([0.2, 0.9], "55.00% (no useful interval)"),
+        ([0.5], "50.00%"),
+        ([], NOTHING),
+    ],
+)
+def test_a_mean_and_its_interval_stay_inside_of_what_is_possible(
+    values: list[float], text: str
+) -> None:
+    assert mean_text(mean_share(values)) == text

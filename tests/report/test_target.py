@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+import target_studies
+from builders import make_provenance
 from synthetic import Synthetic
 
 from batchcliff.record import BatchStage, TrialRecord
@@ -20,10 +20,6 @@ from batchcliff.report.text import NOTHING
 from batchcliff.report.vega import svg_and_png
 from batchcliff.report.write import static_specs
 from batchcliff.spec import Settings, Stop
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stats"))
-import target_studies
-from builders import make_provenance
 
 SIZES = target_studies.SIZES
 WARMUP = (("warmup", ()),)

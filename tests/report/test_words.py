@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from synthetic import Synthetic
 
+from batchcliff.record import Outcome
 from batchcliff.report.content import make_content, tables
 from batchcliff.report.text import NOTHING, points
-from batchcliff.report.words import cliff_text, interval_text
+from batchcliff.report.words import TIMES, cliff_text, interval_text
 from batchcliff.spec import Arm
 from batchcliff.stats.intervals import Estimate
 
@@ -61,6 +63,31 @@ def test_a_cliff_that_was_not_reached_is_not_invented(synthetic: Synthetic) -> N
     assert "“warmup” stays within 2 points" in said
     assert "up to 512, the largest batch size measured: its cliff was not reached" in said
     assert all(b.arm != "warmup" or b.kind != "tolerance" for b in content.accuracy.bands)
+
+
+def test_trials_that_ended_and_say_nothing_are_not_called_missing(synthetic: Synthetic) -> None:
+    """All failed is another thing than none has run."""
+    failed = [
+        dataclasses.replace(r, outcome=Outcome.FAILED, accuracy=None, accuracy_reestimated=None)
+        for r in synthetic.records(diverged=False)
+    ]
+    content = make_content(synthetic.study, failed, synthetic.planned())
+    (said,) = content.headline
+    assert said.startswith("None of the 42 trials that ended says anything of its setting (42 ")
+    assert said.endswith("failed): there is no answer to give.")
+
+
+def test_a_reference_that_learns_nothing_is_not_the_end(synthetic: Synthetic) -> None:
+    records = [
+        synthetic.diverged(r.spec, 3) if r.spec.arm == "none" else r
+        for r in synthetic.records()
+    ]
+    said = make_content(synthetic.study, records, synthetic.planned()).headline
+    assert said[0].startswith("No cliff can be given: the reference arm 'none' learns nothing")
+    assert said[1] == "“warmup” learns: name it as the reference arm."
+    everywhere = [synthetic.diverged(r.spec, 3) for r in records]
+    control = make_content(synthetic.study, everywhere, synthetic.planned()).headline
+    assert not any("name it" in sentence for sentence in control)
 
 
 def test_an_arm_like_the_reference_shows_no_shift() -> None:
@@ -158,3 +185,36 @@ def test_failed_is_kept_for_crashes(synthetic: Synthetic) -> None:
     said += [head for t in tables(content).values() for head in t.header if head != "failed"]
     assert not any("fail" in text for text in said)
     assert any("collapse (end far under the plateau, or diverge)" in text for text in said)
+
+
+def test_a_shift_that_is_not_shown_says_what_would_have_been() -> None:
+    arms = (Arm(name="none"), Arm(name="other", techniques=(("ema", (("decay", 0.9),)),)))
+    synthetic = Synthetic(seeds=5, arms=arms)
+    content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
+    shift = content.summary.arms[1].tolerance_shift
+    assert shift is not None and shift.minimum_detectable is not None
+    said = content.headline[0].partition(f"These seeds show a shift of {TIMES}")[2]
+    assert float(said.split()[0]) == pytest.approx(shift.minimum_detectable, rel=0.01)
+    assert f"one of {TIMES}1.41 takes about {shift.seeds_needed} seeds a cell." in said
+
+
+def test_the_tests_of_all_shifts_are_in_a_table(synthetic: Synthetic) -> None:
+    content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
+    table = tables(content)["shifts"]
+    assert [row[:2] for row in table.rows] == [("warmup", "tolerance"), ("warmup", "collapse")]
+    for row, found in zip(
+        table.rows,
+        (content.summary.arms[1].tolerance_shift, content.summary.arms[1].collapse_shift),
+        strict=True,
+    ):
+        assert found is not None and found.p_value is not None
+        needed = "\N{EN DASH}" if found.seeds_needed is None else str(found.seeds_needed)
+        assert row[3] == "21" and row[7] == needed
+        shown = 0.0 if row[4] == "< 0.001" else float(row[4])
+        assert shown == pytest.approx(found.p_value, abs=1e-3)
+        assert (found.p_value < 0.05) == (not found.factor.covers(1.0))
+
+
+def test_one_seed_has_no_test_and_no_table_of_them(single: Synthetic) -> None:
+    content = make_content(single.study, single.records(), single.planned())
+    assert tables(content)["shifts"].rows == ()

@@ -198,3 +198,22 @@ def lay_out(left: dict[str, Any], base: Path, target: Path) -> None:
                 place.mkdir()
             else:
                 place.write_bytes(left[path])
+
+
+def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """One accident of a disk: cut, flipped, zeroed, inserted, deleted, another's, foreign."""
+    at = rng.randrange(len(data))
+    stop = min(len(data), at + rng.randrange(1, 64))
+    kinds = [
+        data[:at],
+        data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :],
+        data[:at] + bytes(stop - at) + data[stop:],
+        data[:at] + bytes([rng.randrange(256)]) + data[at:],
+        data[:at] + data[stop:],
+        bytes(len(data)),
+        other,
+        b"",
+        rng.randbytes(200),
+        b'{"hello": "world"}',
+    ]
+    return rng.choice(kinds)

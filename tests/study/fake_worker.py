@@ -1,13 +1,15 @@
 """A worker without torch: it speaks the protocol, and its numbers are hashes of trial ids.
 
 It starts in a fraction of a second, so that faults can be had by the hundred. FAULTS as in
-`faulty`; PAUSE is the time between two reports of progress.
+`faulty`; PAUSE is the time between two reports of progress; with DEAF it does not hear a
+signal that asks it to leave.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 from batchcliff.canonical import from_plain, to_plain
 from batchcliff.record import Curves, Ledger, Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
-from batchcliff.study.engines.local import Worker
+from batchcliff.study.engines.local import Worker, stay_on_leash
 from batchcliff.study.worker import Channel, die_with
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
@@ -60,9 +62,13 @@ def work(channel: Channel, job: dict[str, Any]) -> None:
         channel.send("record", record=to_plain(pretend(spec, ledger)))
 
 
-def main(fd: int, parent: int) -> None:
+def main(fd: int, parent: int, collar: int | None = None) -> None:
     die_with(parent)
     os.setsid()
+    if collar is not None:
+        stay_on_leash(collar)
+    if "DEAF" in os.environ:  # as in the middle of a long update: it does not leave when asked
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sys.path.insert(0, str(Path(__file__).parent))
     channel = Channel(fd)
     if channel.receive() is None:
@@ -99,4 +105,4 @@ def use() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

@@ -51,6 +51,11 @@ def misbehave(seed: int) -> str:
             ctypes.string_at(0)
         case "sleep":
             time.sleep(float(argument))
+        case "helper":  # of the worker's own, as a loader of data forks them
+            if os.fork() == 0:
+                time.sleep(600)
+                os._exit(0)
+            time.sleep(600)
         case "once" | "stop":  # the first time only
             try:
                 Path(argument).touch(exist_ok=False)

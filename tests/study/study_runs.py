@@ -12,10 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,19 @@ def run(
         progress=told or Told(),
         **{"device": "cpu", "workload_reference": "faulty:workload", **options},
     )
+
+
+def two_at_once(call: Callable[[], RunSummary]) -> list[int]:
+    """The exit codes of two runs in two threads."""
+    codes: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(call().exit_code)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    return codes
 
 
 def outcomes(folder: Path) -> dict[int, str]:
@@ -220,8 +234,8 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
 
 
 def fake_command(folder: Path, **options: Any) -> list[str]:
-    """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend; room,
-    that must be free on the disk, in bytes.
+    """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend, grace;
+    room, that must be free on the disk, in bytes.
 
     With `digits`, overrides of that recipe, it trains for real.
     """
@@ -244,7 +258,7 @@ def main(folder: str, options: str) -> int:
 
     wanted = json.loads(options)
     workers, digits = wanted.pop("workers", 2), wanted.pop("digits", None)
-    extend = wanted.pop("extend", False)
+    extend, grace = wanted.pop("extend", False), wanted.pop("grace", None)
     checkpoints.LEAST_ROOM = wanted.pop("room", checkpoints.LEAST_ROOM)
     if "batch_sizes" in wanted:
         wanted["batch_sizes"] = tuple(wanted["batch_sizes"])
@@ -262,6 +276,7 @@ def main(folder: str, options: str) -> int:
             progress=progress,
             workload_reference="faulty:workload" if digits is None else None,
             extend=extend,
+            grace=grace,
         )
     except BatchcliffError as error:
         print(error, file=sys.stderr)

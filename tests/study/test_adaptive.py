@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
+import curved_worker
 import pytest
+import study_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,10 +25,6 @@ from batchcliff.study.engines.local import Worker
 from batchcliff.study.store import Store
 from batchcliff.studyfile import load_study, parse_study
 from batchcliff.training.arithmetic import DataFacts
-
-sys.path.insert(0, str(Path(__file__).parent))
-import curved_worker
-import study_runs
 
 SIZES = (4, 8, 16, 32, 64)
 LADDER = (4, 6, 8, 11, 16, 23, 32, 45, 64)
@@ -104,15 +100,16 @@ def test_it_finds_both_arms_cliffs_with_a_part_of_the_grid(
     found = places(tmp_path)
     assert summary.counts == {"ok": len(found)} and len(found) <= 2 * 3 * len(LADDER) / 3
     assert {size for _, size, _ in found} <= set(LADDER)
-    lines = api.status(tmp_path).search
-    assert lines == tuple(
+    legend, *lines = api.status(tmp_path).search
+    assert "measured means" in legend and "seeds at hand" in legend
+    assert [line.partition("; estimate")[0] for line in lines] == [
         f"{kind} cliff of {arm}: found: {low} holds, {high} falls and the curve crosses at {at}"
         for arm, low, high, crossings in (
             ("none", 16, 23, (16, 19)),
             ("warmup", 32, 45, (32, 38)),
         )
         for kind, at in zip(("tolerance", "collapse"), crossings, strict=True)
-    )
+    ]
     assert "searching: nothing" not in told.notes and "16 holds, 23 falls" in told.notes
     totals = told.of("started")[0][1] + sum(event[1] for event in told.of("more"))
     assert totals == len(found)
@@ -185,17 +182,7 @@ def test_control_a_search_that_counts_its_calls_would_be_seen(
 
 
 def test_two_drivers_at_once_train_no_trial_twice(tmp_path: Path, pretended: None) -> None:
-    codes: list[int] = []
-
-    def drive() -> None:
-        codes.append(run(study(), tmp_path / "two").exit_code)
-
-    threads = [threading.Thread(target=drive) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(study_runs.PATIENCE)
-    assert codes == [0, 0]
+    assert study_runs.two_at_once(lambda: run(study(), tmp_path / "two")) == [0, 0]
     run(study(), tmp_path / "one")
     assert study_runs.table(tmp_path / "two") == study_runs.table(tmp_path / "one")
     with Store.open(tmp_path / "two") as store:

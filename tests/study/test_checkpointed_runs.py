@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from study_runs import PATIENCE, Told, driver, leases_are_free, run, study_of, table
 from typer.testing import CliRunner
 
 from batchcliff.cli import app
@@ -29,9 +30,6 @@ from batchcliff.training.arithmetic import ledger
 from batchcliff.training.checkpoint import Checkpoints, Saved
 from batchcliff.training.prepare import prepare
 from batchcliff.training.trial import run_trials
-
-sys.path.insert(0, str(Path(__file__).parent))
-from study_runs import PATIENCE, Told, driver, leases_are_free, run, study_of, table
 
 MIDDLE = 4  # of 8 updates: the end of the first epoch
 

@@ -6,11 +6,12 @@ import errno
 import hashlib
 import os
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_disk import Disk, Killed, lay_out, mutated, survivors
+from sizes import size
 
 from batchcliff.errors import StorageError
 from batchcliff.study import checkpoints
@@ -18,9 +19,6 @@ from batchcliff.study.checkpoints import PART, CheckpointFolder, Kept
 from batchcliff.study.identity import PARTS
 from batchcliff.study.jobs import STACK
 from batchcliff.training.checkpoint import Elsewhere, Unusable
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_disk import Disk, Killed, lay_out, survivors
 
 ONE, TWO, THREE = (digit * 20 for digit in "abc")
 MOST = 10_000
@@ -153,6 +151,34 @@ def test_gate_what_is_damaged_is_set_aside_and_the_older_one_read(
     assert [p.startswith(path.name) for p in kept_aside] == [True, True]
     assert mine.newest(whole, MOST) == b"good and old"
     assert len(said) == 1, "said once"
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("verified", [True, False], ids=["store", "control"])
+def test_every_mutation_of_a_checkpoint_is_found(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, verified: bool
+) -> None:
+    """G5: set aside, and the older one is read. A reader that looks at no digest, the control,
+    believes most of them."""
+    for part in PARTS:
+        (memory / part).mkdir()
+    rng, rounds, missed = random.Random(6), size("mutations") // 4 if verified else 40, 0
+    old, new, other = (rng.randbytes(400) for _ in range(3))
+    if not verified:
+        monkeypatch.setattr(
+            checkpoints, "_read", lambda parts, name, *_: parts.reading(PART).read(name)
+        )
+    for _ in range(rounds):
+        put(memory, ONE, 5, old)
+        path = put(memory, ONE, 10, new)
+        bad = mutated(new, other, rng)
+        path.write_bytes(bad)
+        mine, said = kept(CheckpointFolder(memory))
+        found = mine.newest(whole, MOST)
+        missed += bad != new and not (found == old and len(said) == 1 and not path.exists())
+        for left in [*(memory / PART).iterdir(), *(memory / "quarantine").iterdir()]:
+            left.unlink()
+    assert missed == 0 if verified else missed > 20
 
 
 def test_what_the_reader_refuses(study: Path) -> None:

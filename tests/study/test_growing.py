@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fake_peer
+import fake_worker
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from study_runs import Told, accounted, driver, fake_command, run, study_of, table
 
 from batchcliff import api
 from batchcliff.canonical import to_plain
@@ -23,11 +26,6 @@ from batchcliff.study.engines.local import Worker
 from batchcliff.study.grid import trials
 from batchcliff.study.identity import only_adds
 from batchcliff.study.store import Planned, Store
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_peer
-import fake_worker
-from study_runs import Told, accounted, driver, fake_command, run, study_of, table
 
 SLOW = Arm(name="slow", settings=(("optimizer.momentum", 0.5),))
 BASE = study_of(seeds=2)

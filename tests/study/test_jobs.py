@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from study_runs import study_of
 
 from batchcliff.spec import Arm, BatchNorm, Model, TrialSpec
 from batchcliff.study import grid
@@ -18,9 +17,6 @@ from batchcliff.study import jobs as module
 from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs, stack_width, stackable
 from batchcliff.training.arithmetic import shape_key
 from batchcliff.workloads import workload
-
-sys.path.insert(0, str(Path(__file__).parent))
-from study_runs import study_of
 
 WARMUP = Arm(name="warmup", techniques=(("warmup", (("duration", "1ep"),)),))
 GHOST = Arm(name="ghost", settings=(("batch_norm.group", 4),))

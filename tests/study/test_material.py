@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
+import faulty
 import numpy as np
 import pytest
+from study_runs import study_of
 
 from batchcliff.errors import DataError, UsageError
 from batchcliff.planning import plan
 from batchcliff.study.material import load_data, load_material
 from batchcliff.workloads import load_workload
-
-sys.path.insert(0, str(Path(__file__).parent))
-import faulty
-from study_runs import study_of
 
 
 def test_a_built_in_workload_needs_only_its_data() -> None:

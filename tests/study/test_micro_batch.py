@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_room
+from study_runs import Told, attempts, leases_are_free, run, study_of
 from typer.testing import CliRunner
 
 from batchcliff.cli import app
@@ -20,10 +21,6 @@ from batchcliff.study.micro_batch import AUTO, wanted_micro_batch
 from batchcliff.study.store import Store
 from batchcliff.studyfile import load_study
 from batchcliff.training.micro_batch import Inseparable
-
-sys.path.insert(0, str(Path(__file__).parent))
-import small_room
-from study_runs import Told, attempts, leases_are_free, run, study_of
 
 
 def study(group: str | int = 2, **options: Any) -> StudySpec:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import threading
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,8 @@ from batchcliff.study.grid import trials
 from batchcliff.study.live import LiveProgress
 from batchcliff.study.printable import hidden_character, printable
 from batchcliff.study.progress import (
+    SOON,
+    Foreseeing,
     JsonProgress,
     PlainProgress,
     Progress,
@@ -321,3 +324,28 @@ def test_the_rendering_follows_the_stream(monkeypatch: pytest.MonkeyPatch) -> No
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     drive(SilentProgress())
     assert capsys.readouterr() == ("", "")
+
+
+def test_foreseeing_passes_everything_on() -> None:
+    plain, passed = io.StringIO(), io.StringIO()
+    drive(PlainProgress(plain, Clock()))
+    drive(Foreseeing(PlainProgress(passed, Clock()), lambda: None, Clock()))
+    assert passed.getvalue() == plain.getvalue() != ""
+
+
+def test_what_follows_a_run_is_begun_once_when_it_is_about_to_end() -> None:
+    clock, begun = Clock(), threading.Semaphore(0)
+    (spec,) = specs(128)
+    examples = 100 * 128
+    progress = Foreseeing(SilentProgress(), begun.release, clock)
+    progress.started(total=1, done=0, examples=examples, examples_done=0)
+    progress.trial_started(spec, updates=100)
+    clock.now += 100  # seconds for half of the work: as many are left
+    progress.advanced(spec.trial_id, 50, 100, 64.0)
+    assert SOON < 100 and not begun.acquire(timeout=0.2)
+    clock.now += 90
+    progress.advanced(spec.trial_id, 95, 100, 64.0)
+    assert begun.acquire(timeout=10)
+    progress.advanced(spec.trial_id, 96, 100, 64.0)
+    progress.finished(ended(spec))
+    assert not begun.acquire(timeout=0.2)

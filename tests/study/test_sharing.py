@@ -11,10 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fake_peer as fake
+import pytest
 
 from batchcliff.errors import UsageError
 from batchcliff.study import identity

@@ -11,30 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_peer as fake
 import pytest
+from six_trials import CELLS, FIRST, SPECS, STUDY, TRIALS
 
 from batchcliff.errors import DataError, StorageError, UsageError
 from batchcliff.study.store import Planned, Store, seal, unseal
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_peer as fake
-
-TRIALS = 6
-STUDY = fake.study_of(TRIALS)
-SPECS = fake.specs_of(STUDY)
-CELLS = [Planned.of(spec) for spec in SPECS]
-FIRST = SPECS[0].trial_id
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "deep/er/study"
-
-
-@pytest.fixture
-def store(folder: Path):
-    with fake.start(folder, TRIALS) as opened:
-        yield opened
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -303,7 +285,10 @@ def test_every_process_has_a_log_of_its_own(store: Store, folder: Path) -> None:
     assert all(event["at"].endswith("Z") for event in store.events()[0])
 
 
-def test_the_last_words_fit_on_a_full_disk(store: Store, folder: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_the_last_words_fit_on_a_full_disk(
+    store: Store, folder: Path, monkeypatch, number: int
+) -> None:
     reserve = folder / "tmp/reserve"
     assert reserve.stat().st_size == 2**20
     write, refused = os.write, []
@@ -311,7 +296,7 @@ def test_the_last_words_fit_on_a_full_disk(store: Store, folder: Path, monkeypat
     def full_while_reserved(fd: int, data) -> int:
         if reserve.exists():
             refused.append(write(fd, bytes(data[:7])))  # a short write, then no space
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, "No space left on device")
         return write(fd, data)
 
     store.log({"n": 0})
@@ -321,7 +306,7 @@ def test_the_last_words_fit_on_a_full_disk(store: Store, folder: Path, monkeypat
     assert [event["n"] for event in store.events()[0]] == [0, 1] and store.events()[1] == 1
 
     def full(fd: int, data) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(StorageError, match="No space left"):

@@ -7,36 +7,22 @@ import errno
 import os
 import random
 import shutil
-import sys
-import tempfile
 from pathlib import Path
 
+import fake_disk
+import fake_peer as fake
 import pytest
+from sizes import size
 
 from batchcliff.errors import StorageError, UsageError
 from batchcliff.study import files
 from batchcliff.study.store import Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_disk
-import fake_peer as fake
-from sizes import size
 
 TRIALS = 2
 TRUTH = fake.true_table(TRIALS)
 CUTS = size("cuts")
 EVERY = 100 // size("calls")
 FACTS = {spec.trial_id: fake.train(spec) for spec in fake.specs_of(fake.study_of(TRIALS))}
-
-
-@pytest.fixture
-def memory():
-    """A folder in memory if there is one: fsync is free there, and the model does the rest."""
-    shared = Path("/dev/shm")
-    place = shared if os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        yield Path(name)
 
 
 def peer(folder: Path, log: list | None = None) -> None:

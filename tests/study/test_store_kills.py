@@ -6,28 +6,17 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
+import fake_peer as fake
 import pytest
+from sizes import size
 
 from batchcliff.study.store import Planned, Store
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_peer as fake
-from sizes import size
-
 KILLS = size("kills")
 RACES = size("races")
-
-
-@pytest.fixture
-def zygote():
-    running = fake.Zygote()
-    yield running
-    running.close()
 
 
 def complaints(folder: Path, trials: int, acks: Path) -> list[str]:

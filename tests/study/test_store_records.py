@@ -8,39 +8,18 @@ import math
 import os
 import random
 import re
-import sys
-import tempfile
 from pathlib import Path
 
+import fake_peer as fake
 import pytest
+from fake_disk import mutated
+from six_trials import CELLS, FIRST, SPECS, TRIALS
+from sizes import size
 
 from batchcliff.canonical import parse_json, to_plain
 from batchcliff.record import Outcome
 from batchcliff.study import files
-from batchcliff.study.store import Planned, Store, seal
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_peer as fake
-from sizes import size
-
-TRIALS = 6
-STUDY = fake.study_of(TRIALS)
-SPECS = fake.specs_of(STUDY)
-CELLS = [Planned.of(spec) for spec in SPECS]
-FIRST = SPECS[0].trial_id
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "deep/er/study"
-
-
-@pytest.fixture
-def store(folder: Path):
-    with fake.start(folder, TRIALS) as opened:
-        yield opened
-
+from batchcliff.study.store import Store, seal
 
 # --- records ---
 
@@ -103,25 +82,6 @@ def test_a_record_of_an_unknown_field_is_not_thrown_away(store: Store, folder: P
     assert kept is not None and b"field_of_2030" in kept.read_bytes()
 
 
-def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """One accident of a disk: cut, flipped, zeroed, inserted, deleted, another's, foreign."""
-    at = rng.randrange(len(data))
-    stop = min(len(data), at + rng.randrange(1, 64))
-    kinds = [
-        data[:at],
-        data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :],
-        data[:at] + bytes(stop - at) + data[stop:],
-        data[:at] + bytes([rng.randrange(256)]) + data[at:],
-        data[:at] + data[stop:],
-        bytes(len(data)),
-        other,
-        b"",
-        rng.randbytes(200),
-        b'{"hello": "world"}',
-    ]
-    return rng.choice(kinds)
-
-
 def test_a_record_of_a_later_format_waits_for_its_successor(tmp_path: Path) -> None:
     """One flipped bit of the version, which the seals do not cover."""
     store = fake.start(tmp_path / "study", TRIALS)
@@ -133,15 +93,6 @@ def test_a_record_of_a_later_format_waits_for_its_successor(tmp_path: Path) -> N
     assert store.publish(fake.train(SPECS[index_of(victim)])) is True
     assert store.table() == fake.true_table(TRIALS)
     store.close()
-
-
-@pytest.fixture
-def memory():
-    """A folder in memory if there is one, where fsync is free."""
-    shared = Path("/dev/shm")
-    place = shared if os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        yield Path(name)
 
 
 @pytest.mark.timeout(7200)

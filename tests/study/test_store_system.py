@@ -14,15 +14,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fake_peer as fake
 import pytest
+from sizes import size
 
 from batchcliff.errors import UsageError
 from batchcliff.study.store import Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_peer as fake
-from sizes import size
 
 TRIALS = 2
 TRUTH = fake.true_table(TRIALS)
@@ -102,13 +99,6 @@ def status(pid: int, key: str) -> str:
     return ""
 
 
-@pytest.fixture
-def zygote():
-    running = fake.Zygote()
-    yield running
-    running.close()
-
-
 def injections(zygote: fake.Zygote, folder: Path) -> list[tuple[str, int]]:
     """(system call, which one) of everything that a whole small study does."""
     trace = folder / "trace"
@@ -129,15 +119,6 @@ def finishes(folder: Path) -> bool:
         clean = all(record is not None for record in store.records().values())
         fake.work(store)
         return clean and store.table() == TRUTH and store.quarantined == ()
-
-
-@pytest.fixture
-def memory():
-    """A folder in memory if there is one, where fsync is free."""
-    shared = Path("/dev/shm")
-    place = shared if os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        yield Path(name)
 
 
 @pytest.mark.timeout(7200)

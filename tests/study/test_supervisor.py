@@ -5,23 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
-import sys
 from pathlib import Path
 
-import pytest
-
-from batchcliff.errors import DataError, UsageError
-from batchcliff.planning import plan
-from batchcliff.record import TrialRecord
-from batchcliff.spec import Arm, Decay
-from batchcliff.study.engines.local import Worker
-from batchcliff.study.store import Store
-from batchcliff.study.supervisor import default_workers, devices_of, environment, resolve_device
-from batchcliff.studyfile import load_study
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fake_worker
+import pytest
 from study_runs import (
     Told,
     accounted,
@@ -32,6 +21,16 @@ from study_runs import (
     study_of,
     table,
 )
+
+from batchcliff.errors import DataError, UsageError
+from batchcliff.planning import plan
+from batchcliff.record import TrialRecord
+from batchcliff.spec import Arm, Decay
+from batchcliff.study.devices import workers_on
+from batchcliff.study.engines.local import Worker
+from batchcliff.study.store import Store
+from batchcliff.study.supervisor import default_workers, devices_of, environment, resolve_device
+from batchcliff.studyfile import load_study
 
 
 def records(folder: Path) -> list[TrialRecord]:
@@ -221,8 +220,9 @@ def test_nobody_to_work_is_refused(tmp_path: Path, workers: int) -> None:
 def test_devices_workers_and_threads() -> None:
     assert resolve_device("cpu") == "cpu"
     assert default_workers("cpu") >= 1
-    assert default_workers("cuda") == 3
-    assert default_workers("cuda", 2) == 6
+    cores = len(os.sched_getaffinity(0))
+    assert default_workers("cuda") == workers_on(1, cores, None)
+    assert default_workers("cuda", 2) == workers_on(2, cores, None)
     assert devices_of("cpu") == ["cpu"]
     assert devices_of("cuda:1") == ["cuda:1"]
     found = environment("cpu", 2)

@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from study_runs import PATH, PATIENCE, attempts, fake_command, outcomes, run, study_of
 
 from batchcliff.errors import StorageError
@@ -123,8 +121,9 @@ def test_room_for_two_checkpoints_of_each_worker(
 
 
 def test_a_read_only_disk(tmp_path: Path) -> None:
-    """Before the study begins, and when it goes on."""
+    """Before the study begins, and when it goes on; a report is written elsewhere."""
     run = shlex.join(fake_command(Path("/mnt/s"), seeds=2, room=0))
+    cli = shlex.join([sys.executable, "-m", "batchcliff"])
     done = in_namespace(f"""
         mount -t tmpfs -o size=8m none /mnt
         mount -o remount,ro /mnt
@@ -137,11 +136,17 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
         find /mnt -type f | sort | xargs sha256sum > {tmp_path}/before
         mount -o remount,ro /mnt
         {run} > /dev/null; echo $?
+        {cli} report /mnt/s --out {tmp_path}/report > /dev/null; echo $?
+        {cli} report /mnt/s 2> {tmp_path}/refused > /dev/null; echo $?
+        {cli} status /mnt/s > /dev/null; echo $?
+        {cli} export /mnt/s > /dev/null; echo $?
         find /mnt -type f | sort | xargs sha256sum > {tmp_path}/after
         mount -o remount,rw /mnt
         {run} > /dev/null; echo $?
     """)
-    assert done.stdout.split() == ["74", "0", "74", "0"], done
+    assert done.stdout.split() == ["74", "0", "74", "0", "74", "0", "0", "0"], done
+    assert "Read-only file system" in (tmp_path / "refused").read_text()
+    assert (tmp_path / "report" / "index.html").exists()
     assert done.stderr.count("Read-only file system") == 2
     assert "Traceback" not in done.stderr
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text() != ""

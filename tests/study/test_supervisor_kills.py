@@ -11,17 +11,11 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from batchcliff.study.store import Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gates"))
-sys.path.insert(0, str(Path(__file__).parent))
 from sizes import size
 from study_runs import (
     Driver,
@@ -32,6 +26,8 @@ from study_runs import (
     leases_are_free,
     table,
 )
+
+from batchcliff.study.store import Store
 
 KILLS = size("run_kills")
 TRIALS = 16  # 8 seeds, 2 batch sizes

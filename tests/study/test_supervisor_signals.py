@@ -15,12 +15,8 @@ import time
 import uuid
 from pathlib import Path
 
-import pytest
-
-from batchcliff.study.engines.local import Worker
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fake_worker
+import pytest
 from study_runs import (
     MARK,
     PATH,
@@ -36,6 +32,8 @@ from study_runs import (
     run,
     study_of,
 )
+
+from batchcliff.study.engines.local import Worker
 
 WITHIN = 10.0  # seconds: the documented limit for the first Ctrl-C
 

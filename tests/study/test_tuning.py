@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
+import fake_worker
 import numpy as np
 import pytest
+import study_runs
 
 from batchcliff.api import report, run, status
 from batchcliff.data.sources import Dataset, load
@@ -23,12 +23,9 @@ from batchcliff.stats.tuning import best_lr
 from batchcliff.study import supervisor, tuning
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.store import Store
+from batchcliff.study.supervisor import RunSummary
 from batchcliff.studyfile import load_study, parse_study
 from batchcliff.studyfile.tuning import tried
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_worker
-import study_runs
 
 RATES = (0.05, 0.1, 0.2)
 WARMUP = (("duration", "10%"),)
@@ -183,17 +180,10 @@ def test_control_another_way_to_choose_would_be_seen(tmp_path: Path, pretended: 
 
 
 def test_two_drivers_at_once(tmp_path: Path, pretended: None) -> None:
-    codes: list[int] = []
+    def drive() -> RunSummary:
+        return study_runs.run(study(), tmp_path / "two", choose=best_lr)
 
-    def drive() -> None:
-        codes.append(study_runs.run(study(), tmp_path / "two", choose=best_lr).exit_code)
-
-    threads = [threading.Thread(target=drive) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(study_runs.PATIENCE)
-    assert codes == [0, 0]
+    assert study_runs.two_at_once(drive) == [0, 0]
     study_runs.run(study(), tmp_path / "one", choose=best_lr)
     assert study_runs.table(tmp_path / "two") == study_runs.table(tmp_path / "one")
     with Store.open(tmp_path / "two") as store:

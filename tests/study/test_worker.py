@@ -11,14 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import fake_worker
 import pytest
+from study_runs import PATIENCE, Told, run, study_of
 
 from batchcliff.study.engines.local import HEADER, Worker, end_of_process
 from batchcliff.study.worker import Channel, is_out_of_memory
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_worker
-from study_runs import PATIENCE, Told, run, study_of
 
 
 @pytest.fixture

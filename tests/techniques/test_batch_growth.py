@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from digit_trials import trained
+from small_trials import small_spec
 
 from batchcliff.canonical import canonical_json, from_plain, parse_json
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.errors import Infeasible, UsageError
-from batchcliff.record import Outcome, TrialRecord
+from batchcliff.record import Outcome
 from batchcliff.spec import Decay, TrialSpec
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import parse_study
 from batchcliff.techniques import technique
 from batchcliff.techniques.batch_growth import BatchGrowth
 from batchcliff.training.arithmetic import DataFacts, ledger
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import ready, run, small_spec
 
 STUDY = """
 name = "s"
@@ -86,12 +81,6 @@ def test_golden_smith_at_cifars_size() -> None:
 def test_one_trial_on_digits_from_end_to_end() -> None:
     """Finite, with fewer updates than the decayed trial, the same until the batch grows."""
     grown, none = arm("batch-growth = { most = 400 }"), arm('optimizer = { form = "torch" }')
-    dataset = load("digits")
-    resident = Resident.of(dataset)
-
-    def trained(spec: TrialSpec) -> TrialRecord:
-        return run([spec], resident, prepared=ready(spec, resident, classes=10)).records[0]
-
     ours, plain = trained(grown), trained(none)
     assert ours.outcome is plain.outcome is Outcome.OK
     assert (ours.updates, plain.updates) == (128 + 26 + 3, 320)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from small_trials import facts_of, run, small_data, small_spec
 
 from batchcliff.errors import Infeasible, UsageError
 from batchcliff.record import Outcome
@@ -15,9 +14,6 @@ from batchcliff.studyfile import parse_study
 from batchcliff.techniques import technique
 from batchcliff.techniques.batch_warmup import BatchWarmup
 from batchcliff.training.arithmetic import DataFacts, learning_rates, ledger
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import facts_of, run, small_data, small_spec
 
 FACTS = DataFacts(num_train=50_000, num_test=10, num_classes=10, image_shape=(8, 8, 1))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_trials import run, small_data, small_spec
 
 from batchcliff.errors import NoEffect, UsageError
 from batchcliff.spec import Decay, TrialSpec
@@ -16,9 +15,6 @@ from batchcliff.study.grid import trials
 from batchcliff.studyfile import parse_study
 from batchcliff.techniques.longer_training import LongerTraining
 from batchcliff.training.arithmetic import DataFacts, learning_rates, ledger
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import run, small_data, small_spec
 
 STUDY = """
 name = "s"

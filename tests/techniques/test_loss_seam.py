@@ -8,9 +8,8 @@ import math
 from typing import Any
 
 import pytest
+from digit_trials import trained
 
-from batchcliff.data.resident import Resident
-from batchcliff.data.sources import load
 from batchcliff.errors import Infeasible, NoEffect, UsageError
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import Settings, TrialSpec
@@ -19,8 +18,6 @@ from batchcliff.study.jobs import stackable
 from batchcliff.studyfile import parse_study
 from batchcliff.techniques import technique, techniques
 from batchcliff.training.arithmetic import DataFacts, ledger
-from batchcliff.training.prepare import prepare
-from batchcliff.training.trial import run_trials
 from batchcliff.workloads import OWN_MODEL
 
 STUDY = """\
@@ -56,23 +53,6 @@ def arm(name: str, table: str) -> str:
 def other_trial(text: str) -> TrialSpec:
     found = trials(parse_study(text), "0" * 64)
     return next(t for t in found if t.arm == "other")
-
-
-@functools.cache
-def digits() -> tuple[Resident, DataFacts]:
-    dataset = load("digits")
-    return Resident.of(dataset), DataFacts(
-        num_train=len(dataset.train_labels),
-        num_test=len(dataset.test_labels),
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-    )
-
-
-def trained(spec: TrialSpec) -> TrialRecord:
-    resident, facts = digits()
-    prepared = prepare(spec, resident, num_classes=facts.num_classes, stack=1)
-    return run_trials([spec], [ledger(spec, facts)], resident, prepared)[0]
 
 
 @functools.cache

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from small_trials import run, small_data, small_spec, with_settings
 
 from batchcliff.errors import NoEffect, UsageError
 from batchcliff.spec import TrialSpec
 from batchcliff.study.grid import trials
 from batchcliff.studyfile import parse_study
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small_trials import run, small_data, small_spec, with_settings
 
 STUDY = """
 name = "s"

@@ -8,20 +8,16 @@ import re
 from typing import Any
 
 import pytest
-import torch
+from digit_trials import digits, trained
 
-from batchcliff.data.resident import Resident
 from batchcliff.errors import Infeasible, NoEffect, UsageError
 from batchcliff.planning import plan
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import Optimizer, TrialSpec
 from batchcliff.study.grid import trials
 from batchcliff.study.jobs import stackable
-from batchcliff.study.material import load_data
 from batchcliff.studyfile import parse_study
-from batchcliff.training.arithmetic import DataFacts, ledger
-from batchcliff.training.prepare import prepare
-from batchcliff.training.trial import run_trials
+from batchcliff.training.arithmetic import ledger
 
 STUDY = """
 name = "s"
@@ -292,16 +288,13 @@ def test_malladi_scales_betas_and_eps_with_the_batch() -> None:
     assert named[0].settings.optimizer.betas == (0.8, 0.998)
 
 
-FACTS = DataFacts(num_train=1024, num_test=773, num_classes=10, image_shape=(8, 8, 1))
-
-
 def test_malladi_makes_a_trial_infeasible_that_needs_a_negative_beta() -> None:
     """At 16 times the batch 1 - beta1 would be 1.6; the base size of the study can run."""
     large, small = malladi("radam = {}", base=16)
     assert small.settings.optimizer.betas[0] == pytest.approx(0.2)
-    ledger(small, FACTS)
+    ledger(small, digits()[1])
     with pytest.raises(Infeasible, match=r"malladi scaling gives a beta of -0\.6, below 0"):
-        ledger(large, FACTS)
+        ledger(large, digits()[1])
     rate = 'lr = { base = 0.001, base_batch_size = 16, scaling = "malladi" }'
     study = parse_study(STUDY.format(arm=f"radam = {{}}\n{rate}", settings=""))
     planned = plan(study).trials
@@ -326,26 +319,13 @@ def test_malladi_is_refused_for_what_is_no_adam(text: str, name: str) -> None:
 
 
 @functools.cache
-def digits() -> Resident:
-    data = load_data("digits", None, None)
-    return Resident(
-        *(
-            torch.from_numpy(a)
-            for a in (data.train_images, data.train_labels, data.test_images, data.test_labels)
-        ),
-        1 / 16,
-    )
-
-
-@functools.cache
-def trained(text: str) -> TrialRecord:
+def trained_arm(text: str) -> TrialRecord:
     """The record of the arm at batch 128, 16 updates on digits; of "" the plain trial."""
     spec = arm(text or "momentum-correction = {}")[1]
     if not text:
         spec = trials(parse_study(STUDY.format(arm="nesterov = {}", settings="")), "d" * 64)[2]
         assert (spec.arm, spec.batch_size) == ("none", 128)
-    prepared = prepare(spec, digits(), num_classes=10, stack=1)
-    return run_trials([spec], [ledger(spec, FACTS)], digits(), prepared)[0]
+    return trained(spec)
 
 
 TRAINED = {
@@ -365,7 +345,7 @@ TRAINED = {
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_trains_and_is_another_trial(name: str) -> None:
     plain = "weight-decay" if name == "no-decay" else ""
-    one, other = trained(TRAINED[name]), trained(TRAINED.get(plain, ""))
+    one, other = trained_arm(TRAINED[name]), trained_arm(TRAINED.get(plain, ""))
     assert one.outcome is Outcome.OK
     assert one.curves.train_loss[-1] < 2.3  # ln 10: chance
     assert one.test_loss is not None

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from resumed_trials import Ended, Shelf
-from small_trials import SMALL, facts_of, small_data, small_spec, with_settings
+from small_trials import SMALL, facts_of, numbers, small_data, small_spec, with_settings
 from torch import Tensor
 
 from batchcliff.canonical import to_plain
@@ -90,15 +90,6 @@ def trained(
         with shelf.checkpoints() as checkpoints:
             records = run_trials([spec], ledgers, resident, prepared, checkpoints=checkpoints)
     return Ended.of(records, prepared), prepared
-
-
-def numbers(prepared: Prepared) -> dict[str, Any]:
-    """Weights, optimizer, running statistics and logs, float64."""
-    loop = prepared.loop
-    found = dict(prepared.model.state_dict())
-    found |= {f"optimizer {i}": tensor for i, tensor in enumerate(loop.rule.tensors())}
-    found |= {"losses": loop.losses_US, **loop.logs}
-    return {name: tensor.detach().double().numpy() for name, tensor in found.items()}
 
 
 def updated(

@@ -144,6 +144,15 @@ def facts(record: TrialRecord) -> TrialRecord:
     return dataclasses.replace(record, provenance=None)
 
 
+def numbers(prepared: Prepared) -> dict[str, Any]:
+    """Weights, optimizer, running statistics and logs, float64."""
+    loop = prepared.loop
+    found = dict(prepared.model.state_dict())
+    found |= {f"optimizer {i}": tensor for i, tensor in enumerate(loop.rule.tensors())}
+    found |= {"losses": loop.losses_US, **loop.logs}
+    return {name: tensor.detach().double().numpy() for name, tensor in found.items()}
+
+
 def twin_of(model: torch.nn.Module, spec: TrialSpec, **options: Any) -> SlowNetwork:
     """A slow network with this one's weights and, unless `options` say otherwise, settings."""
     assert isinstance(model, ConvNet)

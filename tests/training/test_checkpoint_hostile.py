@@ -165,7 +165,9 @@ def test_control_the_good_one_is_taken() -> None:
         ({"code": "batchcliff 9"}, "made by other code: 'batchcliff 9', now 'code'"),
         ({"weights": "abc"}, "made from other pretrained weights: 'abc', now ''"),
         ({"numerics": "x"}, "made under numerics that are not said"),
-        ({"numerics": "[]"}, "made under other numerics: .*threads None, now '1'"),
+        ({"numerics": "[]"}, "made under numerics that are not said"),
+        ({"numerics": '[["threads","8"]]'}, r"other numerics: .*threads '8', now '1'"),
+        ({"mixed": "[]"}, "made in parts, under several numerics"),
     ],
 )
 def test_a_checkpoint_of_other_surroundings_is_not_used(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_trials import SMALL, run, small_data, small_spec, with_settings
+from small_trials import SMALL, facts, run, small_data, small_spec, with_settings
 
 from batchcliff.errors import UsageError
 from batchcliff.optimizers import rule
 from batchcliff.record import Outcome
 from batchcliff.spec import Explosion, Optimizer
 from batchcliff.studyfile import parse_study
+from batchcliff.training import epochs
 from batchcliff.training.divergence import collapsed, divergence, exploded, scales
 from batchcliff.training.loss_scaling import GROWTH_INTERVAL, LossScaled
 
@@ -71,6 +73,31 @@ def test_a_trial_that_explodes() -> None:
     assert ends[0].reason.startswith("exploded: ") and ends[0].accuracy is None
     assert ends[0].updates == ends[0].first_bad_update
     assert declared.trial_id != plain.trial_id, "the rule is part of the id"
+
+
+def test_what_has_exploded_ends_early_and_its_record_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within an epoch of where it is known; of a stack, once it is of all."""
+    rule_ = {"explosion__factor": 5.0, "explosion__updates": 2}
+    spec = small_spec(settings=with_settings(SMALL, **rule_), lr=200.0, budget="20ep")
+    healthy = dataclasses.replace(spec, lr=0.1)
+    early = run([spec], small_data())
+    both = run([spec, healthy], small_data())
+    total = len(both.prepared.loop.losses_US)
+    done = int(early.prepared.loop.count)
+    monkeypatch.setattr(epochs, "over", lambda *_: False)
+    whole = run([spec], small_data())
+    assert facts(early.records[0]) == facts(whole.records[0])
+    assert early.records[0].outcome == Outcome.DIVERGED
+    per_epoch = total // 20
+    assert done <= 3 * per_epoch < total == int(whole.prepared.loop.count)
+    assert both.records[1].outcome == Outcome.OK
+    assert int(both.prepared.loop.count) == total
+    (place,) = (record.provenance for record in early.records)
+    assert place and place.examples_per_second * place.seconds == pytest.approx(
+        done * spec.batch_size
+    )
 
 
 def test_twin_scales_are_those_that_the_updates_had() -> None:

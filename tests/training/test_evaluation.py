@@ -9,8 +9,11 @@ import pytest
 import torch
 from small_trials import SMALL, run, small_data, small_spec, with_settings
 
+from batchcliff.models.conv_net import ConvNet
 from batchcliff.record import Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.spec import BatchNorm
 from batchcliff.training.arithmetic import shape_key
+from batchcliff.training.evaluate import Evaluation
 from batchcliff.training.trial import write_record
 
 # A horizon of 100 updates in a run of 12: the running statistics lag far behind.
@@ -61,3 +64,28 @@ def test_the_plain_setting_leaves_no_trace() -> None:
     spec = small_spec()
     assert "evaluation" not in str(spec.key())
     assert dataclasses.replace(spec, settings=JUDGED).key()["settings"]["evaluation"]
+
+
+@pytest.mark.parametrize(("examples", "sizes"), [(10_000, [5000] * 2), (7_300, [1000] * 7)])
+def test_batches_that_are_evaluated_at_once(examples: int, sizes: list[int]) -> None:
+    """Every example once, with the statistics that its own batch of 1,000 gives it."""
+    network = ConvNet(
+        widths=((8,),), image_channels=3, num_classes=2, batch_norm=BatchNorm(),
+        batch_norm_group=2,
+    )  # fmt: skip
+    images = torch.zeros(examples, 1, 1, 3, dtype=torch.uint8)
+    labels = torch.zeros(examples, dtype=torch.int64)
+    evaluation = Evaluation(network, SMALL, images, labels, stack=1, evaluations=1, scale=1.0)
+    every = torch.arange(examples)
+    plain = torch.split(every, 1000)
+    assert all(map(torch.equal, evaluation._batches(every), plain))
+    (layer,) = network.relu_norms()
+    layer.convolves = True
+    found = evaluation._batches(every)
+    assert [len(batch) for batch in found] == sizes + [examples % 1000] * (examples % 1000 > 0)
+    assert torch.equal(torch.cat(found).sort().values, every)
+    for batch in found[: len(sizes)]:
+        place = torch.arange(len(batch))
+        assert torch.equal(place * 8 // len(batch), batch % 1000 * 8 // 1000)
+    layer.shards = 3
+    assert all(map(torch.equal, evaluation._batches(every), plain))

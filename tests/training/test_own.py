@@ -87,3 +87,17 @@ def test_ghost_batch_norm_reaches_it() -> None:
     with pytest.raises(NoEffect, match="ghost-batch-norm: the network has no BatchNorm2d"):
         check_own(lambda s, k: nn.Sequential(nn.Flatten(), nn.Linear(192, k)), SHAPE, 5, [32])
     assert torch.is_grad_enabled()
+
+
+def test_batch_norm_that_no_ghost_size_reaches_is_refused() -> None:
+    """It would normalise by the whole batch beside layers that do not."""
+
+    def build(shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(144),
+            nn.Linear(144, classes),
+        )  # fmt: skip
+
+    check_own(build, SHAPE, 5, ["global"])
+    with pytest.raises(UsageError, match=r"group = 2, 3 \(BatchNorm1d\) would still normalise"):
+        check_own(build, SHAPE, 5, [2])

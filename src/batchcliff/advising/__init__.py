@@ -53,26 +53,12 @@ def advise_study(folder: Path) -> Advised:
 def advise_imported(folder: Path) -> Advised:
     """The advice of an imported table, which has no settings and no speed."""
     from batchcliff.published.imported import load
-    from batchcliff.report.imported import cells_of_table
-    from batchcliff.stats.summary import StudySummary, gaps, summarize_cells
+    from batchcliff.report.imported import summary_of_table
 
     imported, table = load(folder)
-    cells = cells_of_table(table)
-
-    def summary_at(level: float) -> StudySummary:
-        return summarize_cells(
-            cells,
-            imported.reference_arm,
-            imported.tolerance,
-            level,
-            accuracy="as imported",
-            chance=1 / imported.num_classes,
-            notes=gaps(cells),
-        )
-
-    summary = summary_at(0.95)
+    summary = summary_of_table(imported, table, 0.95)
     strict = level_for_all(summary.level, len(summary.arms))
-    chosen = summary if strict == summary.level else summary_at(strict)
+    chosen = summary if strict == summary.level else summary_of_table(imported, table, strict)
     return Advised(advice=advise_summary(summary, chosen, name=imported.name), study=None)
 
 

@@ -196,7 +196,8 @@ def _limit(limit: Limit, advice: Advice) -> str:
         return f"{cell.batch_size:,}: accuracy falls to {mean}, under {line}."
     return (
         f"{cell.batch_size:,}: it was run and its mean, {mean}, is not under {line}; but "
-        f"{plural(cell.measured, 'trial')} do not show that it is safe. More seeds may."
+        f"{plural(cell.measured, 'trial does', 'trials do')} not show that it is safe. More "
+        "seeds may."
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchcliff.data import cifar, images
-from batchcliff.data.verify import Decoded, files_digest, shown, some, through_cache
+from batchcliff.data.verify import Decoded, read_files, shown, some
 from batchcliff.errors import BatchcliffError, DataError
 
 ACCEPTED = (
@@ -99,9 +99,7 @@ def read(container: Container, cache: Path) -> Decoded:
     try:
         if not container.slow:
             return container.read()
-        # Reading and hashing the files comes first: a changed file has another key.
-        key = files_digest(container.files, container.root)
-        return through_cache(cache, key, container.read)
+        return read_files(container.files, container.root, cache, container.read)
     except BatchcliffError:
         raise
     except OSError as error:

@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcliff.data import cifar, containers
-from batchcliff.data.verify import Decoded, canonical, check, content_digest, shown, some
+from batchcliff.data.verify import (
+    Decoded,
+    canonical,
+    check,
+    content_digest,
+    forget,
+    shown,
+    some,
+)
 from batchcliff.errors import DataError, UsageError, did_you_mean
 from batchcliff.randomness import derive, permutation
 
@@ -49,6 +57,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """As many as there are names."""
         return len(self.class_names)
 
     @property
@@ -56,6 +65,21 @@ class Dataset:
         """(height, width, channels)"""
         height, width, channels = self.train_images.shape[1:]
         return height, width, channels
+
+    @property
+    def described(self) -> str:
+        """`source`, and how many images of each class there are."""
+        train, test = map(self._counts, (self.train_labels, self.test_labels))
+        if len({*train}) == len({*test}) == 1:
+            each = f"{train[0]:,} training and {test[0]:,} test images"
+            return f"{self.source}; each of {self.num_classes} classes has {each}"
+        counts = zip(self.class_names, train, test, strict=True)
+        listed = some([f"{name} {a:,}/{b:,}" for name, a, b in counts], 12)
+        return f"{self.source}; training/test images by class: {listed}"
+
+    def _counts(self, labels: NDArray[np.int64]) -> list[int]:
+        found = dict(zip(*(part.tolist() for part in np.unique_counts(labels)), strict=True))
+        return [found.get(number, 0) for number in range(self.num_classes)]
 
 
 class Loader(Protocol):
@@ -107,6 +131,11 @@ def load_images(location: Path, cache: Path | None = None, name: str = "images")
     container = containers.find(location)
     decoded = containers.read(container, folder)
     return _dataset(name, decoded, f"{container.kind}{_formats(decoded)}", shown(location))
+
+
+def forget_files() -> None:
+    """Have whoever loads a data set next read all of its files, though they look unchanged."""
+    forget(default_folder() / "decoded")
 
 
 def _silent(message: str) -> None:

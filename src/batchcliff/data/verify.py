@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ MAX_DECODED_BYTES = 16 << 30
 """Decoded images of a split must fit here: everything is kept on the device at once."""
 
 _READER_VERSION = 1  # raised when decoding changes, so that older caches are not used
-_CHUNK = 1 << 20
+_NOTE = "files-"  # what notes of files' digests are called in the cache
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TICK = 2 * 10**9  # nanoseconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +192,73 @@ def files_digest(files: Sequence[Path], root: Path) -> str:
     return hashlib.sha256(canonical_json([_READER_VERSION, parts])).hexdigest()
 
 
+def read_files(
+    files: Sequence[Path], root: Path, cache: Path, read: Callable[[], Decoded]
+) -> Decoded:
+    """What `read` makes of `files`, or made of them when they were read last.
+
+    To read gigabytes only to learn that nobody has written to them takes a minute, so files
+    that have the size, the times of change (of content, mtime, and at all, ctime) and the
+    place on the disk that they had are taken for unchanged. A change that leaves all of that
+    as it was is not seen (`forget` has everything read again): what is returned is then what
+    the cache holds, whose content is hashed in any case. Raises OSError, and what `read` does.
+    """
+    note, state = cache / _note_of(files, root), _state_of(files)
+    noted = _noted(note, state)
+    kept = _read_cache(_cache_path(cache, noted)) if noted else None
+    if kept is not None:
+        return kept
+    digest = files_digest(files, root)
+    if _state_of(files) == state:
+        with contextlib.suppress(OSError, _TooYoung):
+            cache.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, lambda file: _write_note(file, files, state, digest))
+    return through_cache(cache, digest, read)
+
+
+def forget(cache: Path) -> None:
+    """Have `read_files` read all files again, once. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for note in cache.glob(f"{_NOTE}*"):
+            note.unlink(missing_ok=True)
+
+
+class _TooYoung(Exception):
+    """A file has changed so lately that it may change again within the same tick."""
+
+
+def _note_of(files: Sequence[Path], root: Path) -> str:
+    """Where it is noted what the digest of these files was: a name in the cache."""
+    names = [os.fsencode(path.absolute()).hex() for path in (root, *files)]
+    key = hashlib.sha256(canonical_json([_READER_VERSION, names])).hexdigest()
+    return f"{_NOTE}{key[:32]}"
+
+
+def _noted(note: Path, state: str) -> str:
+    """The digest of files in this state, "" if it is not known."""
+    with contextlib.suppress(OSError), note.open("rb") as file:
+        known, _, digest = file.read(200).decode("ascii", "replace").partition(" ")
+        if known == state and _DIGEST.fullmatch(digest):
+            return digest
+    return ""
+
+
+def _state_of(files: Sequence[Path]) -> str:
+    """Of what a write to one of the files would change, a digest. OSError."""
+    states = [path.stat() for path in files]
+    told = [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino] for s in states]
+    return hashlib.sha256(canonical_json(told)).hexdigest()
+
+
+def _write_note(file: IO[bytes], files: Sequence[Path], state: str, digest: str) -> None:
+    file.write(f"{state} {digest}".encode())
+    file.flush()
+    # The clock of a file system ticks a few times a second, and no other clock is asked.
+    now = os.fstat(file.fileno()).st_mtime_ns
+    if any(now - path.stat().st_ctime_ns < _TICK for path in files):
+        raise _TooYoung
+
+
 def through_cache(cache: Path, key: str, read: Callable[[], Decoded]) -> Decoded:
     """`read()`, or what an earlier call with this key returned.
 
@@ -196,7 +266,7 @@ def through_cache(cache: Path, key: str, read: Callable[[], Decoded]) -> Decoded
     digest stored with it. A cache that is damaged, unreadable or cannot be written costs time
     and is never an error.
     """
-    path = cache / f"decoded-{key[:32]}.npz"
+    path = _cache_path(cache, key)
     kept = _read_cache(path)
     if kept is not None:
         return kept
@@ -205,6 +275,10 @@ def through_cache(cache: Path, key: str, read: Callable[[], Decoded]) -> Decoded
         cache.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: _write_cache(file, decoded))
     return decoded
+
+
+def _cache_path(cache: Path, key: str) -> Path:
+    return cache / f"decoded-{key[:32]}.npz"
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 
 class GhostBatchNorm2d(nn.Module):
-    """Normalises [B, C, H, W] with the statistics of each group of `group` examples.
+    """Normalises [B, C, H, W] with the statistics of each group of `group` examples (Hoffer et
+    al. 2017, 1705.08741, section 4).
 
     momentum: Keras' (running = momentum * running + (1 - momentum) * batch, once an update);
         the variance that is kept is unbiased, as in Keras' fused layer and in PyTorch, the
@@ -28,15 +29,17 @@ class GhostBatchNorm2d(nn.Module):
     shards: 1 keeps one running mean and variance, fed by the average over groups; R > 1
         keeps one per group (then the batch has exactly R groups), and evaluation normalises
         the r-th R-th of a batch with the r-th statistics.
-    Statistics are computed in float32 whatever the input's type. Raises ValueError for a
+    Statistics are computed in float32, or in the input's float64. Raises ValueError for a
     training batch that is not a multiple of `group` where shards > 1, and for a group of one
     single value.
     fused: `relu` runs the Triton kernels of `batchcliff.kernels`; see `fused_batch_norm`.
     convolves: and `batchcliff.kernels.layers` runs the convolution before it by kernels too.
+    sweeps: and where `batchcliff.kernels.sweep` has that convolution, by its kernel.
     """
 
     fused: bool = False
     convolves: bool = False
+    sweeps: bool = False
     running_mean: Tensor
     running_var: Tensor
 
@@ -165,7 +168,7 @@ class GhostBatchNorm2d(nn.Module):
         """Values normalised by groups, and each group's mean and unbiased variance [G, C]."""
         _, channels, height, width = x_BCHW.shape
         count = group * height * width
-        x = x_BCHW.view(-1, group, channels, height, width).float()  # [G, n, C, H, W]
+        x = _wide(x_BCHW.view(-1, group, channels, height, width))  # [G, n, C, H, W]
         var, mean = torch.var_mean(x, dim=(1, 3, 4), correction=0, keepdim=True)
         scale = torch.rsqrt(var + self.eps) * self.weight[:, None, None]
         y = (x - mean) * scale + self.bias[:, None, None]
@@ -187,7 +190,7 @@ class GhostBatchNorm2d(nn.Module):
             batch = x_BCHW.shape[0]
             shard_B = torch.arange(batch, device=x_BCHW.device) * self.shards // batch
             scale_RC, shift_RC = scale_RC[shard_B], shift_RC[shard_B]
-        y = x_BCHW.float() * scale_RC[:, :, None, None] + shift_RC[:, :, None, None]
+        y = _wide(x_BCHW) * scale_RC[:, :, None, None] + shift_RC[:, :, None, None]
         return y.to(x_BCHW.dtype)
 
     def extra_repr(self) -> str:
@@ -195,6 +198,10 @@ class GhostBatchNorm2d(nn.Module):
             f"{self.weight.numel()}, group={self.group}, eps={self.eps}, "
             f"momentum={self.momentum}, shards={self.shards}"
         )
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 Statistics = tuple[GhostBatchNorm2d, Tensor, Tensor, int]

@@ -180,7 +180,8 @@ class Lars(_Layerwise):
 class Larc(Lars):
     """`Lars` that only ever lowers the rate: a layer moves at min(lr, ratio).
 
-    The variant of NVIDIA's apex, with its default coefficient. `lr` is of SGD's size.
+    The variant of NVIDIA's apex (apex.parallel.LARC, clip=True), with its default coefficient.
+    `lr` is of SGD's size; the other arguments, the state and the errors are those of `Lars`.
     """
 
     rule = "larc"

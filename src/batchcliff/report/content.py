@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,13 +94,24 @@ def make_content(
     delta: float | None = None,
     level: float = 0.95,
     choices: Sequence[LrChoice] = (),
+    begin: Callable[[Mapping[str, CurvePanels]], object] = lambda _: None,
 ) -> Content:
     """Compute a report; records of trials that chose a rate are left out, `choices` have what
-    there is to say of them. UsageError for an empty plan, an unknown reference arm or published
-    curve, and records that contradict each other (`stats.summarize` says which).
+    there is to say of them. `begin` is called with `named_curves` as soon as they are there,
+    which is long before the rest: drawing them takes as long. UsageError for an empty plan, an
+    unknown reference arm or published curve, and records that contradict each other
+    (`stats.summarize` says which).
     """
     joined = join(planned, _answers(records, planned))
     specs = planned_specs(joined, study)
+    published = load(study.published) if study.published else None
+    slot_of, budget = slots(joined, published), budget_text(study, specs)
+    training = _all_with(training_curves(joined, slot_of), budget)
+    growth = with_budget(growth_curves(joined, slot_of), budget)
+    learning_rates = with_budget(learning_rate_curves(joined, slot_of), budget)
+    gradient_norms = _all_with(gradient_norm_curves(joined, slot_of), budget)
+    probes = {n: with_budget(f, budget) for n, f in probe_curves(joined, slot_of).items()}
+    begin(named_curves(training, growth, gradient_norms, probes, learning_rates))
     summary = summarize(
         joined.records,
         specs,
@@ -108,12 +119,9 @@ def make_content(
         study.tolerance if delta is None else delta,
         level,
     )
-    published = load(study.published) if study.published else None
-    slot_of = slots(joined, published)
     ledger, places = ledger_rows(joined), environment_rows(joined.records)
     data_note = jpeg_note(places, study.data)
     aside = tuple(str(q) for q in quarantined)
-    budget = budget_text(study, specs)
     transfer = transfer_figure(study.name, joined, slot_of, level)
     return Content(
         study=study,
@@ -131,10 +139,10 @@ def make_content(
             "JPEG-recompressed images" if data_note else "",
         ),
         differences=with_budget(differences_figure(study, joined, summary, slot_of), budget),
-        training=_all_with(training_curves(joined, slot_of), budget),
-        growth=with_budget(growth_curves(joined, slot_of), budget),
-        learning_rates=with_budget(learning_rate_curves(joined, slot_of), budget),
-        gradient_norms=_all_with(gradient_norm_curves(joined, slot_of), budget),
+        training=training,
+        growth=growth,
+        learning_rates=learning_rates,
+        gradient_norms=gradient_norms,
         transfer=None if transfer is None else with_budget(transfer, budget),
         target=target_figure(study, joined, summary, slot_of, budget),
         published=published,
@@ -146,7 +154,7 @@ def make_content(
         data_note=data_note,
         notes=(
             *summary.notes,
-            *search_notes(study, joined),
+            *search_notes(study, joined, summary),
             *early_notes(joined),
             *evaluation_note(joined),
             *notes,
@@ -155,8 +163,30 @@ def make_content(
         choices=tuple(choices),
         diagnosis=diagnose(joined.records, specs, summary),
         noise=noise_scale_rows(joined.labelled, summary),
-        probes={n: with_budget(f, budget) for n, f in probe_curves(joined, slot_of).items()},
+        probes=probes,
     )
+
+
+def named_curves(
+    training: tuple[CurvePanels, ...],
+    growth: CurvePanels,
+    gradient_norms: tuple[CurvePanels, ...],
+    probes: Mapping[str, CurvePanels],
+    learning_rates: CurvePanels,
+) -> dict[str, CurvePanels]:
+    """The figures made of small charts that have any curve, in the page's order."""
+    accuracy, loss = training
+    first_norms, norms = gradient_norms
+    named = {
+        "batch-growth": growth,
+        "training-accuracy": accuracy,
+        "training-loss": loss,
+        "gradient-norm-first": first_norms,
+        "gradient-norm": norms,
+        **probes,
+        "learning-rate": learning_rates,
+    }
+    return {name: figure for name, figure in named.items() if figure.panels}
 
 
 def _all_with(figures: Iterable[CurvePanels], budget: str) -> tuple[CurvePanels, ...]:
@@ -173,6 +203,7 @@ def tables(content: Content) -> dict[str, Table]:
     """Every table of the report by name."""
     found = [
         pages.cliffs_table(content.cliffs, content.summary),
+        pages.shifts_table(content.summary),
         pages.wide_results_table(content.summary),
         pages.results_table(content.summary, content.ledger),
         pages.accounting_table(content.summary),

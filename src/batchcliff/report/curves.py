@@ -130,7 +130,7 @@ def _by_batch(
     start: int = 1,
 ) -> tuple[Panel, ...]:
     cells = joined.cells()
-    most = min(MAX_EPOCH_POINTS, max(MAX_POINTS // (len(cells) * seeds), 20))
+    most = min(MAX_EPOCH_POINTS, max(MAX_POINTS // max(len(cells) * seeds, 1), 20))
     panels = []
     for size in joined.batch_sizes:
         curves: list[Curve] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from batchcliff.record import TrialRecord
 from batchcliff.report.figures import Curve, CurvePanels, Panel, batch_title
@@ -100,40 +101,19 @@ def noise_table(rows: Sequence[NoiseScaleRow]) -> Table:
 
 def probe_curves(joined: Joined, slot_of: Mapping[str, int]) -> dict[str, CurvePanels]:
     """By name, what probes measured, a panel a batch size; none without probes."""
-    note = "before the update whose number, from 1, is on the log axis"
-    seeds = f"the first {SEEDS} seeds of each cell"
-    drawn = {
-        "probe-noise": CurvePanels(
-            title="Gradient noise scale",
-            subtitle=f"examples, smoothed, {note}; {seeds}",
-            quantity="noise scale",
-            panels=_panels(joined, slot_of, _noise),
-            place="update",
-        ),
-        "probe-sharpness": CurvePanels(
-            title="Sharpness as a share of 2 (1 + m) / lr",
-            subtitle=f"above 1 an update overshoots along the sharpest; {note}; {seeds}",
-            quantity="share of the stability limit",
-            panels=_panels(joined, slot_of, _sharpness),
-            place="update",
-            line=1.0,
-        ),
-        "probe-ratio": CurvePanels(
-            title="Length of an update over that of the weights",
-            subtitle=f"the last matrix or kernel, {note}; {seeds}",
-            quantity="update ratio",
-            panels=_panels(joined, slot_of, _ratio),
-            place="update",
-        ),
-        "probe-losses": CurvePanels(
-            title="First training losses",
-            subtitle=f"of up to 100 updates, {note}; {seeds}",
-            quantity="training loss",
-            panels=_panels(joined, slot_of, _losses),
-            place="update",
-        ),
-    }
-    return {name: figure for name, figure in drawn.items() if figure.panels}
+    found = {}
+    for figure in PROBE_FIGURES:
+        if panels := _panels(joined, slot_of, figure.points):
+            found[figure.name] = CurvePanels(
+                title=figure.title,
+                subtitle=f"{figure.what} before the update whose number, from 1, is on the log "
+                f"axis; the first {SEEDS} seeds of each cell",
+                quantity=figure.quantity,
+                panels=panels,
+                place="update",
+                line=figure.line,
+            )
+    return found
 
 
 def _noise(record: TrialRecord) -> Points:
@@ -155,6 +135,46 @@ def _ratio(record: TrialRecord) -> Points:
 
 def _losses(record: TrialRecord) -> Points:
     return tuple(enumerate(record.probes.first_losses)) if record.probes else ()
+
+
+class ProbeFigure(NamedTuple):
+    """A figure of what one probe measured; line: a value that is drawn across it."""
+
+    name: str
+    title: str
+    what: str
+    quantity: str
+    points: Callable[[TrialRecord], Points]
+    line: float | None = None
+
+
+PROBE_FIGURES = (
+    ProbeFigure(
+        "probe-noise", "Gradient noise scale", "examples, smoothed,", "noise scale", _noise
+    ),
+    ProbeFigure(
+        "probe-sharpness",
+        "Sharpness as a share of 2 (1 + m) / lr",
+        "above 1 an update overshoots along the sharpest;",
+        "share of the stability limit",
+        _sharpness,
+        line=1.0,
+    ),
+    ProbeFigure(
+        "probe-ratio",
+        "Length of an update over that of the weights",
+        "the last matrix or kernel,",
+        "update ratio",
+        _ratio,
+    ),
+    ProbeFigure(
+        "probe-losses",
+        "First training losses",
+        "of up to 100 updates,",
+        "training loss",
+        _losses,
+    ),
+)
 
 
 def _panels(

@@ -18,7 +18,7 @@ import jinja2
 
 from batchcliff.report import draw, draw_curves, draw_target, draw_transfer, look
 from batchcliff.report.budget_words import budget_text
-from batchcliff.report.content import Content, tables
+from batchcliff.report.content import Content, named_curves, tables
 from batchcliff.report.figures import CurvePanels
 from batchcliff.report.ledger import FLAGS
 from batchcliff.report.pagetables import missing_text
@@ -78,19 +78,14 @@ def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
 
 
 def curve_figures(content: Content) -> dict[str, CurvePanels]:
-    """The figures made of small charts that have any curve."""
-    accuracy, loss = content.training
-    first_norms, norms = content.gradient_norms
-    named = {
-        "batch-growth": content.growth,
-        "training-accuracy": accuracy,
-        "training-loss": loss,
-        "gradient-norm-first": first_norms,
-        "gradient-norm": norms,
-        **content.probes,
-        "learning-rate": content.learning_rates,
-    }
-    return {name: figure for name, figure in named.items() if figure.panels}
+    """`named_curves` of a report."""
+    return named_curves(
+        content.training,
+        content.growth,
+        content.gradient_norms,
+        content.probes,
+        content.learning_rates,
+    )
 
 
 def script_json(value: Any) -> str:

@@ -52,12 +52,10 @@ def cells_of_table(trials: Trials) -> tuple[Cell, ...]:
     return tuple(make_cell(arm, size, groups[arm, size]) for arm, size in keys)
 
 
-def imported_content(
-    imported: Imported, trials: Trials, level: float = 0.95
-) -> ImportedContent:
-    """Cliffs and shifts of an imported table. UsageError for what no estimate can be of."""
+def summary_of_table(imported: Imported, trials: Trials, level: float) -> StudySummary:
+    """Estimates from a table, at a level. UsageError for what no estimate can be of."""
     cells = cells_of_table(trials)
-    summary = summarize_cells(
+    return summarize_cells(
         cells,
         imported.reference_arm,
         imported.tolerance,
@@ -66,9 +64,17 @@ def imported_content(
         chance=1 / imported.num_classes,
         notes=gaps(cells),
     )
+
+
+def imported_content(
+    imported: Imported, trials: Trials, level: float = 0.95
+) -> ImportedContent:
+    """Cliffs and shifts of an imported table. UsageError for what no estimate can be of."""
+    summary = summary_of_table(imported, trials, level)
     rows = cliff_rows(summary)
     shown = [
         pages.cliffs_table(rows, summary),
+        pages.shifts_table(summary),
         pages.wide_results_table(summary),
         pages.results_table(summary),
         pages.accounting_table(summary),

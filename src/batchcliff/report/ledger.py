@@ -31,6 +31,8 @@ FLAGS = {
     "(K - 1)/K x -ln 1e-7 (14.51 for 10), or within 0.1% of ln K with recorded gradient norms "
     "of 0",
     "mixed": "trials of one cell differ in their arithmetic",
+    "mixed-numerics": "trials of one cell ran under different numerics (see Environment), so "
+    "that more than the seed differs between them",
 }
 """Short name of a flag -> what it means."""
 
@@ -105,6 +107,7 @@ def _ledger_row(
         "batch-norm-gap": gap is not None and gap > MAX_REESTIMATION,
         "dead-network": bool(dead),
         "mixed": len(set(ledgers)) > 1,
+        "mixed-numerics": _mixes_numerics(trials),
     }
     return LedgerRow(
         arm=arm,
@@ -129,6 +132,14 @@ def _ledger_row(
         seconds=seconds,
         device_hours=hours,
     )
+
+
+def _mixes_numerics(trials: Iterable[Trial]) -> bool:
+    """Whether trials that computed something did so in several ways, or one of them did."""
+    computed = (Outcome.OK, Outcome.DIVERGED)
+    records = [t.record for t in trials if t.record is not None]
+    places = [r.provenance for r in records if r.outcome in computed and r.provenance]
+    return len({p.fingerprint for p in places}) > 1 or any(p.mixed for p in places)
 
 
 def _device_time(trials: Iterable[Trial]) -> tuple[str, float | None, float | None]:
@@ -162,7 +173,8 @@ def environment_rows(records: Iterable[TrialRecord]) -> tuple[EnvironmentRow, ..
     groups: dict[tuple[object, ...], list[Provenance]] = {}
     for record in records:
         if (where := record.provenance) is not None:
-            key = (where.device, where.code, where.data_source, where.versions, where.numerics)
+            numerics = where.numerics, where.mixed
+            key = (where.device, where.code, where.data_source, where.versions, numerics)
             groups.setdefault(key, []).append(where)
     rows = [_environment_row(group) for group in groups.values()]
     return tuple(sorted(rows, key=lambda r: (-r.trials, r.device, r.code, r.versions)))
@@ -176,7 +188,7 @@ def _environment_row(group: Sequence[Provenance]) -> EnvironmentRow:
         code=one.code,
         data_source=one.data_source,
         versions=one.versions,
-        numerics=one.numerics,
+        numerics=(*one.numerics, *((f"{name} at first", value) for name, value in one.mixed)),
         stacked=tuple(sorted({where.stacked for where in group})),
         seconds=sum(where.seconds for where in group),
         examples_per_second=max(where.examples_per_second for where in group),
@@ -196,7 +208,7 @@ def warnings(
             f"{plural(len(quarantined), 'record')} quarantined as damaged or foreign; "
             "the trials count as missing until they have run again."
         )
-    found += _mixtures(places)
+    found += [f"{mixed} (see Environment)." for mixed in mixtures(places)]
     for flag, meaning in FLAGS.items():
         if cells := [r for r in rows if flag in r.flags]:
             found.append(f"{_cells_text(cells)}: {meaning}{_worst(flag, cells)}.")
@@ -207,7 +219,7 @@ def warnings(
     return tuple(found)
 
 
-def _mixtures(places: Sequence[EnvironmentRow]) -> list[str]:
+def mixtures(places: Sequence[EnvironmentRow]) -> list[str]:
     """Trials that differ in more than their place in the grid may not be comparable."""
     kinds: dict[str, set[object]] = {
         "devices": {p.device for p in places},
@@ -217,7 +229,7 @@ def _mixtures(places: Sequence[EnvironmentRow]) -> list[str]:
         "data sources": {p.data_source for p in places},
     }
     mixed = [f"{len(values)} {kind}" for kind, values in kinds.items() if len(values) > 1]
-    return [f"The trials mix {', '.join(mixed)} (see Environment)."] if mixed else []
+    return [f"The trials mix {', '.join(mixed)}"] if mixed else []
 
 
 def _cells_text(cells: Sequence[LedgerRow]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,11 @@ from batchcliff.report.text import (
     points,
     stage_sizes,
 )
-from batchcliff.report.words import CliffRow
+from batchcliff.report.words import TIMES, CliffRow, shift_text
+from batchcliff.stats.compare import DETECT, POWER
 from batchcliff.stats.intervals import Estimate
-from batchcliff.stats.summary import StudySummary
+from batchcliff.stats.shares import USELESS
+from batchcliff.stats.summary import CellSummary, StudySummary
 
 WIDE_ARMS = 5  # more arms than that do not fit beside each other as columns
 OUTCOME_ROWS = 200  # at most this many trials that are not ok are listed one by one
@@ -60,13 +63,53 @@ def cliffs_table(rows: Sequence[CliffRow], summary: StudySummary) -> Table:
     )  # fmt: skip
 
 
-def mean_text(estimate: Estimate) -> str:
-    """ "91.75% ± 0.30" (half the interval, points), "91.75%" without one, or a dash."""
-    if estimate.value is None:
+def shifts_table(summary: StudySummary) -> Table:
+    """The test of every shift, and what the seeds at hand could have found."""
+    names = display_names(arm.arm for arm in summary.arms)
+    found = [
+        (arm.arm, shift)
+        for arm in summary.arms
+        for shift in (arm.tolerance_shift, arm.collapse_shift)
+        if shift is not None and shift.p_value is not None
+    ]
+    return Table(
+        name="shifts",
+        caption=f"How far each arm moves a cliff of “{clean(summary.reference_arm, 32)}”, as "
+        "a factor of batch size. p: of no shift, two-sided; corrected: Holm's, over the arms, "
+        "for each kind of cliff. Found from: the smallest shift that as many seeds show with "
+        f"probability {POWER:g}. Seeds for {TIMES}{DETECT:.2f}: about how many a cell show "
+        "so small a one.",
+        header=("arm", "cliff", "shift", "pairs of trials", "p", "p, corrected", "found from",
+                f"seeds for {TIMES}{DETECT:.2f}"),
+        rows=tuple(
+            (names[arm], shift.kind, shift_text(shift), f"{shift.pairs:,}",
+             chance_text(shift.p_value), chance_text(shift.p_adjusted),
+             NOTHING if shift.minimum_detectable is None
+             else TIMES + number(shift.minimum_detectable, 3), number(shift.seeds_needed))
+            for arm, shift in found
+        ),
+        text=(0, 1),
+    )  # fmt: skip
+
+
+def chance_text(p_value: float | None) -> str:
+    """ "0.012", "< 0.001" (which 2,000 draws do not resolve), or a dash."""
+    if p_value is None:
         return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return percent(estimate.value)
-    return f"{percent(estimate.value)} ± {100 * (estimate.high - estimate.low) / 2:.2f}"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def mean_text(estimate: Estimate) -> str:
+    """ "91.75% ± 0.30" (half the interval, points), "97.10% (81.2 to 100)" where it is cut at
+    what is possible, "91.75%" without one, or a dash."""
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if value is None:
+        return NOTHING
+    if low is None or high is None:
+        return percent(value) + f" ({USELESS})" * (USELESS in estimate.note)
+    if not math.isclose(value - low, high - value, abs_tol=1e-9):
+        return f"{percent(value)} ({100 * low:.3g} to {100 * high:.3g})"
+    return f"{percent(value)} ± {100 * (high - low) / 2:.2f}"
 
 
 HEADER = ("arm", "batch size", "updates", "accuracy", "n", "collapsed or diverged",
@@ -84,7 +127,7 @@ def results_table(summary: StudySummary, ledger: Sequence[LedgerRow] = ()) -> Ta
             number(updates.get((arm.arm, c.cell.batch_size))),
             mean_text(c.mean),
             str(c.cell.ok),
-            NOTHING if not c.cell.measured else f"{c.failing} of {c.cell.measured}",
+            _failing_text(c),
             _best_worst(c.cell.accuracies),
         )
         for arm in summary.arms
@@ -93,11 +136,23 @@ def results_table(summary: StudySummary, ledger: Sequence[LedgerRow] = ()) -> Ta
     return Table(
         name="results",
         caption=f"Test accuracy over the n trials that ended ok: mean ± half of the "
-        f"{summary.level:.0%} t interval, in points. Failing: diverged, or ended below "
-        f"{percent(summary.floor, 1)}.",
+        f"{summary.level:.0%} t interval, in points, or its ends where it is cut at 0 or 100%. "
+        f"{USELESS.capitalize()}: it would reach beyond both. "
+        "Failing: diverged, or ended below "
+        f"{percent(summary.floor, 1)}, with the exact binomial interval of their share.",
         header=HEADER,
         rows=tuple(rows),
     )
+
+
+def _failing_text(cell: CellSummary) -> str:
+    """ "3 of 8 (9 to 76%)"; without interval for one trial, which has none worth a name."""
+    if not cell.cell.measured:
+        return NOTHING
+    text, share = f"{cell.failing} of {cell.cell.measured}", cell.failure_share
+    if cell.cell.measured == 1 or share.low is None or share.high is None:
+        return text
+    return f"{text} ({100 * share.low:.0f} to {100 * share.high:.0f}%)"
 
 
 def _best_worst(accuracies: Sequence[float]) -> str:
@@ -190,7 +245,7 @@ def differences_table(summary: StudySummary) -> Table:
     return Table(
         name="differences",
         caption=f"Arm minus “{clean(summary.reference_arm, 32)}”, percentage points, paired by "
-        f"seed; {summary.level:.0%} interval",
+        f"seed; {summary.level:.0%} interval, cut at 100 points either way",
         header=("arm", "batch size", "difference", "interval", "pairs", "note"),
         rows=tuple(rows),
         text=(0, 5),

@@ -12,6 +12,7 @@ from batchcliff.report.join import Joined, Trial
 from batchcliff.report.pagetables import Table, mean_text
 from batchcliff.report.text import NOTHING, clean, display_names, number
 from batchcliff.stats.intervals import Estimate, mean_interval
+from batchcliff.stats.shares import mean_share, within
 
 CLASSES = {"cifar10": 10, "digits": 10}
 """Data set -> its classes. A record knows those of the new task only, not of the old one."""
@@ -52,13 +53,17 @@ def transfer_figure(
     old_data = sorted({clean(p.data, 40) for p in known if p is not None})
     chances = {old_chance(p.data) for p in known if p is not None}
 
-    def lines(pick: Callable[[Transfer], float | None]) -> tuple[Line, ...]:
+    def lines(
+        pick: Callable[[Transfer], float | None],
+        mean: Callable[[Sequence[float | None], float], Estimate],
+    ) -> tuple[Line, ...]:
         found = []
         for arm in dict.fromkeys(arm for arm, _, _ in cells):
             mine = [
-                _point(size, [pick(t) for t in transfers], len(cells), level)
+                _point(size, values, mean(values, level), len(cells))
                 for one, size, transfers in cells
                 if one == arm
+                for values in ([pick(t) for t in transfers],)
             ]
             found.append(Line(arm=arm, slot=slot_of[arm], points=tuple(mine)))
         return tuple(found)
@@ -67,8 +72,8 @@ def transfer_figure(
         title=f"{clean(name, 60)}: what is left of the pretrained weights",
         subtitle=f"pretrained on {', '.join(old_data)}; ok trials",
         batch_sizes=joined.batch_sizes,
-        distance=lines(lambda t: t.distance),
-        old=lines(lambda t: t.old_accuracy),
+        distance=lines(lambda t: t.distance, _distance),
+        old=lines(lambda t: t.old_accuracy, _share),
         before=math.fsum(t.old_accuracy_before for t in every) / len(every),
         chance=chances.pop() if len(chances) == 1 else None,
         interval=f"{level:.0%} t interval of the mean over seeds",
@@ -94,10 +99,10 @@ def transfer_table(joined: Joined, level: float) -> Table:
     names = display_names(joined.arms)
     rows = []
     for arm, size, found in _measured(joined):
-        old = _mean([t.old_accuracy for t in found], level)
-        again = _mean([t.old_accuracy_reestimated for t in found], level)
-        before = _mean([t.old_accuracy_before for t in found], level)
-        moved = number(_mean([t.distance for t in found], level).value, 3)
+        old = _share([t.old_accuracy for t in found], level)
+        again = _share([t.old_accuracy_reestimated for t in found], level)
+        before = _share([t.old_accuracy_before for t in found], level)
+        moved = number(_distance([t.distance for t in found], level).value, 3)
         rows.append(
             (
                 names[arm],
@@ -129,8 +134,7 @@ def _transfers(trials: Sequence[Trial]) -> tuple[Transfer, ...]:
     return tuple(r.transfer for r in records if r.transfer is not None)
 
 
-def _point(size: int, values: Sequence[float | None], cells: int, level: float) -> Point:
-    mean = _mean(values, level)
+def _point(size: int, values: Sequence[float | None], mean: Estimate, cells: int) -> Point:
     return Point(
         batch_size=size,
         n=mean.n,
@@ -141,8 +145,12 @@ def _point(size: int, values: Sequence[float | None], cells: int, level: float) 
     )
 
 
-def _mean(values: Sequence[float | None], level: float) -> Estimate:
-    return mean_interval([v for v in values if v is not None], level)
+def _share(values: Sequence[float | None], level: float) -> Estimate:
+    return mean_share([v for v in values if v is not None], level)
+
+
+def _distance(values: Sequence[float | None], level: float) -> Estimate:
+    return within(mean_interval([v for v in values if v is not None], level), 0.0)
 
 
 def left_text(figure: TransferByBatch) -> str:

@@ -8,6 +8,7 @@ from batchcliff.report.pagetables import Table
 from batchcliff.report.text import NOTHING, clean, display_names, percent, points
 from batchcliff.spec import StudySpec
 from batchcliff.stats.intervals import Estimate
+from batchcliff.stats.shares import USELESS
 from batchcliff.stats.summary import StudySummary
 from batchcliff.stats.tuning import LrChoice, against_rule, rule_arms
 
@@ -55,7 +56,7 @@ def _chosen(choice: LrChoice) -> str:
 
 def _difference(estimate: Estimate) -> str:
     if estimate.value is None or estimate.low is None or estimate.high is None:
-        return points(estimate.value)
+        return points(estimate.value) + f" ({USELESS})" * (USELESS in estimate.note)
     return f"{points(estimate.value)} ({points(estimate.low)} to {points(estimate.high)})"
 
 

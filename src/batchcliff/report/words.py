@@ -6,9 +6,20 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchcliff.report.text import NOTHING, batch, clean, listed, percent, points
-from batchcliff.stats.compare import PairedDifference, Shift
+from batchcliff.report.text import (
+    NOTHING,
+    batch,
+    clean,
+    listed,
+    number,
+    percent,
+    plural,
+    points,
+)
+from batchcliff.stats.cells import Cell
+from batchcliff.stats.compare import DETECT, POWER, PairedDifference, Shift
 from batchcliff.stats.intervals import Estimate
+from batchcliff.stats.shares import USELESS
 from batchcliff.stats.summary import ArmSummary, StudySummary
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -104,13 +115,14 @@ def headline(summary: StudySummary) -> tuple[str, ...]:
     """
     cells = [c.cell for arm in summary.arms for c in arm.cells]
     if not any(cell.measured for cell in cells):
-        return ("No trial has been measured yet: there is no answer to give.",)
+        return (_nothing_measured(cells),)
     sparse = [a for a in summary.arms if a.differences and _sizes(a) <= FEW_SIZES]
     sentences = _difference_sentences(sparse, summary)
     only_these = bool(sentences) and len(sparse) == len(summary.arms) - 1
     notes = {arm.tolerance.note for arm in summary.arms}
     if len(notes) == 1 and all(arm.tolerance.value is None for arm in summary.arms):
         sentences.append(f"No cliff can be given: {clean(notes.pop(), 200)}.")
+        sentences += _other_reference(summary)
     elif only_these:
         sentences.append(
             "One or two measured batch sizes of an arm are too few to place "
@@ -130,6 +142,38 @@ def headline(summary: StudySummary) -> tuple[str, ...]:
             "preliminary."
         )
     return tuple(sentences)
+
+
+def _other_reference(summary: StudySummary) -> list[str]:
+    """Where the reference arm learns nothing: those that do, which could stand for it."""
+    if summary.plateau is None or summary.chance is None:
+        return []
+    least = summary.chance + 2 * summary.delta
+    others = [
+        f"“{clean(arm.arm, 32)}”"
+        for arm in summary.arms
+        if max((c.mean_with_failures.value or 0.0 for c in arm.cells), default=0.0) > least
+    ]
+    if not others or summary.plateau > least:
+        return []
+    learn, which = ("learns", "it") if len(others) == 1 else ("learn", "one of them")
+    return [f"{listed(others[:3])} {learn}: name {which} as the reference arm."]
+
+
+def _nothing_measured(cells: Sequence[Cell]) -> str:
+    """That there is no answer, and what became of the trials that ended."""
+    ended = {
+        name: sum(getattr(cell, name) for cell in cells)
+        for name in ("failed", "oom", "timeout", "infeasible")
+    }
+    total = sum(ended.values())
+    if total == 0:
+        return "No trial has been measured yet: there is no answer to give."
+    how = listed(f"{count:,} {name}" for name, count in ended.items() if count)
+    return (
+        f"None of the {plural(total, 'trial')} that ended says anything of its setting "
+        f"({how}): there is no answer to give."
+    )
 
 
 def _sizes(arm: ArmSummary) -> int:
@@ -176,15 +220,17 @@ def _difference_sentences(arms: Sequence[ArmSummary], summary: StudySummary) -> 
 
 def _ends(found: PairedDifference) -> str:
     low, high = found.difference.low, found.difference.high
-    return "" if low is None or high is None else f" ({points(low)} to {points(high)})"
+    if low is None or high is None:
+        return f" ({USELESS})" * (USELESS in found.difference.note)
+    return f" ({points(low)} to {points(high)})"
 
 
 def _certainty(found: Sequence[PairedDifference], summary: StudySummary) -> str:
     if all(d.difference.n == 1 for d in found):
         return NO_INTERVAL
-    return (
-        f" ({summary.level:.0%} intervals of seeds in pairs)" if any(map(_ends, found)) else ""
-    )
+    if all(d.difference.low is None for d in found):
+        return ""
+    return f" ({summary.level:.0%} intervals of seeds in pairs)"
 
 
 def _answers(summary: StudySummary) -> list[str]:
@@ -230,10 +276,26 @@ def _arm_sentence(arm: ArmSummary, summary: StudySummary) -> str:
         )
     if not estimate.has_interval and estimate.bracket is not None:
         return f"{name} falls {lost} below {plateau} between {_bracket(estimate)}."
-    return (
+    found = (
         f"{name} falls {lost} below {plateau} at batch size {batch(estimate.value)}"
         f"{_bound(estimate)}."
     )
+    if estimate.bracket is not None and (why := beside_bracket(estimate, estimate.bracket)):
+        crossing = f"Its measured means cross that line between {_bracket(estimate)}"
+        found += f" {crossing}; the estimate lies {why}."
+    return found
+
+
+def beside_bracket(estimate: Estimate, bracket: tuple[int, int]) -> str:
+    """On which side of two sizes between which the measured means cross an estimate lies, and
+    why; "" where it lies between them."""
+    low, high = bracket
+    assert estimate.value is not None
+    if low <= estimate.value <= high and not estimate.censored:
+        return ""
+    if estimate.value < low or estimate.censored == "below":
+        return "lower, since it allows for falls that the seeds at hand may not have shown"
+    return "higher, since it weighs how far the means and the plateau may be off"
 
 
 def _bracket(estimate: Estimate) -> str:
@@ -276,13 +338,26 @@ def _shift_sentence(shift: Shift, value: float, summary: StudySummary) -> str:
     bound = {"": "times", "above": "times or more", "below": "times or less"}[factor.censored]
     size = f"{value:.2f} {bound} the batch size of {reference}"
     if not factor.has_interval:
-        return f"{event} at {size}{NO_INTERVAL}."
+        return f"{event} at {size}, by the measured means{NO_INTERVAL}."
     size += f" ({factor.level:.0%} interval: {interval_text(factor, factor=True)})"
     if factor.covers(1.0):
-        return f"Whether {name} moves the {shift.kind} cliff is not shown: it lies at {size}."
+        known = f"Whether {name} moves the {shift.kind} cliff is not shown: it lies at {size}."
+        return known + _sensitivity(shift)
     if shift.p_adjusted is not None and shift.p_adjusted > 1 - factor.level:
         return f"{event} at {size}; corrected for the number of arms, that is not certain."
     return f"{event} at {size}."
+
+
+def _sensitivity(shift: Shift) -> str:
+    """What so many seeds could have shown; "" where that cannot be said."""
+    if shift.minimum_detectable is None or shift.seeds_needed is None:
+        return ""
+    least = number(shift.minimum_detectable, 3)
+    return (
+        f" These seeds show a shift of {TIMES}{least} or more with probability {POWER:g}; "
+        f"one of {TIMES}{DETECT:.2f} takes about "
+        f"{plural(shift.seeds_needed, 'seed')} a cell."
+    )
 
 
 def _collapse_sentence(summary: StudySummary) -> str:

@@ -203,7 +203,8 @@ def constant_noise_lr(
 ) -> float:
     """The rate with the noise scale of (lr, batch_size, momentum) at the new pair.
 
-    lr' = lr (B'/B) (1 - m')/(1 - m) (Smith et al. 2017, arXiv:1711.00489).
+    lr' = lr (B'/B) (1 - m')/(1 - m) (Smith et al. 2017, arXiv:1711.00489). Raises UsageError
+    for a momentum outside of [0, 1).
     """
     if not (0 <= momentum < 1 and 0 <= new_momentum < 1):
         raise UsageError(f"momentum {momentum!r} or {new_momentum!r} is outside of [0, 1).")

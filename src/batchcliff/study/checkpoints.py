@@ -59,6 +59,19 @@ class CheckpointFolder:
         """The checkpoints of trials that are trained together, in this order."""
         return Kept(self._study, "+".join(trial_ids), tell)
 
+    def reached(self, trial_id: str) -> int:
+        """The update of the newest checkpoint that the trial is part of, by name; 0: none.
+
+        What the disk refuses to list counts as nothing.
+        """
+        newest = 0
+        with contextlib.suppress(StorageError), _opened(self._study) as parts:
+            for name in parts.names(PART):
+                match = NAME.fullmatch(name)
+                if match and trial_id in match[1].split("+"):
+                    newest = max(newest, int(match[2]))
+        return newest
+
     def drop(self, trial_ids: Collection[str]) -> None:
         """Remove the checkpoints that any of these trials, which have records, is part of.
 

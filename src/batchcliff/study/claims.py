@@ -33,7 +33,8 @@ from batchcliff.study.files import (
 from batchcliff.study.sealed import Damaged, seal, to_text, unseal
 
 ATTEMPT = re.compile(r"([1-9][0-9]{0,8})\.json")
-WHY = ("done", "interrupted", "storage", "crashed", "hung")  # first word of an attempt's end
+SUSPECT = "suspect"  # died unexplained, as had those before it: see study/retries.py
+WHY = ("done", "interrupted", "storage", "crashed", "hung", SUSPECT)  # first word of an end
 COUNTED = ("crashed", "hung")  # what uses up an attempt; a signal or a full disk does not
 RESERVE_BYTES = 2**20
 
@@ -107,23 +108,34 @@ def hold_alive(leases: Folder, trial_id: str) -> Lease | None:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A claimed run of a trial. `why` is None while it runs, or if it died unexplained."""
+    """A claimed run of a trial. `why` is None while it runs, or if it died unexplained.
+
+    reached: the update of the trial's newest checkpoint when it began, 0 without one.
+    """
 
     n: int
     host: str
     pid: int
     started: str
     why: str | None
+    reached: int = 0
 
     @property
     def counted(self) -> bool:
         """Whether it uses up one of the attempts that a trial has."""
         return self.why is not None and self.why.split()[0] in COUNTED
 
+    @property
+    def unexplained(self) -> bool:
+        """Whether it died, or still runs, without a word of its own."""
+        return self.why is None or self.why.split()[0] == SUSPECT
 
-def claim_attempt(folder: Folder, started: str) -> int:
+
+def claim_attempt(folder: Folder, started: str, reached: int = 0) -> int:
     """Claim the next number in a trial's attempts; nobody else gets it. Raises StorageError."""
-    body = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+    body = {
+        "host": socket.gethostname(), "pid": os.getpid(), "started": started, "reached": reached
+    }  # fmt: skip
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     n = max(_numbers(folder), default=0)
     while True:
@@ -164,7 +176,7 @@ def read_attempts(folder: Folder) -> tuple[Attempt, ...]:
     for n in _numbers(folder):
         claim = _body(folder, f"{n}.json")
         end = _body(folder, f"{n}.end").get("why")
-        pid = claim.get("pid")
+        pid, reached = claim.get("pid"), claim.get("reached")
         attempts.append(
             Attempt(
                 n=n,
@@ -172,6 +184,7 @@ def read_attempts(folder: Folder) -> tuple[Attempt, ...]:
                 pid=pid if isinstance(pid, int) else 0,
                 started=str(claim.get("started", "")),
                 why=end if isinstance(end, str) and end.split() else None,
+                reached=reached if isinstance(reached, int) else 0,
             )
         )
     return tuple(attempts)
@@ -208,7 +221,8 @@ class EventLog:
             try:
                 self._append(line)
             except OSError as error:
-                if error.errno != errno.ENOSPC or not self._release_reserve():
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if not full or not self._release_reserve():
                     raise
                 self._append(line)
 

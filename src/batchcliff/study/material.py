@@ -24,12 +24,7 @@ class Material:
     @property
     def facts(self) -> DataFacts:
         """What the arithmetic of a trial needs to know."""
-        return DataFacts(
-            num_train=len(self.dataset.train_labels),
-            num_test=len(self.dataset.test_labels),
-            num_classes=self.dataset.num_classes,
-            image_shape=self.dataset.image_shape,
-        )
+        return DataFacts.of(self.dataset)
 
 
 def load_data(data: str, location: Path | None, own: Workload | None = None) -> Dataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -306,6 +307,63 @@ class SilentProgress:
 
     def ended(self, *, exit_code: int, text: str = "") -> None:
         pass
+
+
+SOON = 20.0  # seconds before the end of a run, by what is known of its speed
+
+
+class Foreseeing:
+    """Passes everything on, and calls `soon` once, in a thread of its own, when the run is
+    about to end: for what follows it and takes a while to start."""
+
+    def __init__(
+        self,
+        inner: Progress,
+        soon: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner, self._tracker = inner, Tracker(clock)
+        self._soon: Callable[[], object] | None = soon
+
+    def _look(self) -> None:
+        left = self._tracker.seconds_left
+        if self._soon is not None and left is not None and left < SOON:
+            # Not waited for, but by the interpreter at its end, which must not find a thread
+            # inside of a library: who needs it sooner begins it itself.
+            threading.Thread(target=self._soon).start()
+            self._soon = None
+
+    def started(self, *, total: int, done: int, examples: int, examples_done: int) -> None:
+        self._tracker.started(total, done, examples, examples_done)
+        self._inner.started(
+            total=total, done=done, examples=examples, examples_done=examples_done
+        )
+
+    def trial_started(self, spec: TrialSpec, *, updates: int) -> None:
+        self._tracker.trial_started(spec, updates)
+        self._inner.trial_started(spec, updates=updates)
+
+    def advanced(
+        self, trial_id: str, update: int, updates: int, examples_per_second: float
+    ) -> None:
+        self._tracker.advanced(trial_id, update, updates, examples_per_second)
+        self._inner.advanced(trial_id, update, updates, examples_per_second)
+        self._look()
+
+    def finished(self, record: TrialRecord) -> None:
+        self._tracker.finished(record)
+        self._inner.finished(record)
+        self._look()
+
+    def more(self, *, trials: int, examples: int) -> None:
+        self._tracker.more(trials, examples)
+        self._inner.more(trials=trials, examples=examples)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def ended(self, *, exit_code: int, text: str = "") -> None:
+        self._inner.ended(exit_code=exit_code, text=text)
 
 
 def make_progress(stream: TextIO, *, as_json: bool = False) -> Progress:

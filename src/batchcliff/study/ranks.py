@@ -24,6 +24,7 @@ from typing import Any
 from batchcliff.errors import UsageError
 from batchcliff.record import Ledger
 from batchcliff.spec import TrialSpec
+from batchcliff.study import ahead
 from batchcliff.study.engines.local import Worker
 from batchcliff.training.ranks_shares import check_ranks
 
@@ -70,7 +71,7 @@ def teams_of(devices: list[str], ranks: int) -> list[str]:
 def start(setup: Mapping[str, Any]) -> Worker:
     """A worker, or a team of them if the study is trained by ranks."""
     if setup["ranks"] == 1:
-        return Worker(setup["environment"])
+        return ahead.take(setup["environment"]) or Worker(setup["environment"])
     return Team(setup["environment"], setup["ranks"])
 
 

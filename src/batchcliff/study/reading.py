@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from batchcliff.canonical import canonical_json, from_plain
@@ -30,7 +29,9 @@ class SpecReader:
         seed = plain["seed"]
         if type(seed) is not int:  # from_plain says what is wrong with it
             return from_plain(TrialSpec, plain)
-        name = json.dumps({**plain, "seed": 0}, sort_keys=True)
+        # Records are written with their keys in order. In another order it is another name,
+        # and the cell is built again.
+        name = repr({**plain, "seed": 0})
         if name not in self._cells:
             self._cells[name] = _cell(from_plain(TrialSpec, {**plain, "seed": 0}))
         cell = self._cells[name]

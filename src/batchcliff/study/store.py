@@ -9,13 +9,12 @@ and be killed at any moment. Records hold facts and provenance under separate se
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from batchcliff.canonical import canonical_json, from_plain, to_plain
+from batchcliff.canonical import canonical_json, from_plain, to_plain, uncollected
 from batchcliff.errors import DataError, StorageError, UsageError
 from batchcliff.provenance import utc_now
 from batchcliff.record import TrialRecord
@@ -233,19 +232,13 @@ class Store:
         `quarantined`; where it cannot be moved, it is reported only.
         """
         found = {}
-        # Records make no cycles, but looking for some among ten thousand takes a second.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with uncollected():
             for name in self._parts.names("results"):
                 if name.startswith("."):  # NFS leaves .nfs* for files that are open elsewhere
                     continue
                 record = self._parts.checked("results", name, self._read_record)
                 if record is not None:
                     found[name.removesuffix(".json")] = record
-        finally:
-            if collecting:
-                gc.enable()
         self._parts.settle("results")
         return found
 
@@ -303,11 +296,14 @@ class Store:
         check_id(trial_id)
         return claims.hold_alive(self._parts.writing("lease"), trial_id)
 
-    def claim_attempt(self, trial_id: str, started: str = "") -> int:
-        """Claim the next attempt, before the run, so that a deadly trial cannot loop."""
+    def claim_attempt(self, trial_id: str, started: str = "", reached: int = 0) -> int:
+        """Claim the next attempt, before the run, so that a deadly trial cannot loop.
+
+        reached: the update of the trial's newest checkpoint.
+        """
         check_id(trial_id)
         with self._parts.writing("attempts").sub(trial_id, create=True) as folder:
-            return claims.claim_attempt(folder, started or utc_now())
+            return claims.claim_attempt(folder, started or utc_now(), reached)
 
     def end_attempt(self, trial_id: str, n: int, why: str) -> bool:
         """Say why attempt `n` ended: "done", "interrupted", "storage", "crashed 11", "hung".
@@ -333,11 +329,15 @@ class Store:
         """How many attempts ended by a crash or a hang: those that are used up."""
         return sum(attempt.counted for attempt in self.attempts(trial_id))
 
-    def unexplained(self, trial_id: str) -> int:
-        """How many attempts in a row died, or still run, without a word, up to the last."""
+    def unexplained(self, trial_id: str, reached: int = 0) -> int:
+        """How many attempts in a row died, or still run, without a word, up to the last.
+
+        Only those that began at the checkpoint of update `reached` count: who has left a newer
+        one has got somewhere.
+        """
         count = 0
         for attempt in reversed(self.attempts(trial_id)):
-            if attempt.why is not None:
+            if not attempt.unexplained or attempt.reached != reached:
                 break
             count += 1
         return count

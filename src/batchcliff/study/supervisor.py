@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchcliff.data.sources import Dataset
+from batchcliff.data.sources import Dataset, forget_files
 from batchcliff.errors import UsageError
 from batchcliff.provenance import code_name
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
-from batchcliff.study import grid
+from batchcliff.study import ahead, grid
 from batchcliff.study.adaptive import Adaptive, AdaptiveStages, Seek
 from batchcliff.study.checkpoints import CheckpointFolder, room
+from batchcliff.study.devices import free_bytes, gpus, workers_on
 from batchcliff.study.dispatch import Dispatcher, Interrupted
+from batchcliff.study.fingerprints import Fingerprints
 from batchcliff.study.leaving import check_grace
 from batchcliff.study.material import Material, load_material
 from batchcliff.study.micro_batch import check_wanted, wanted_micro_batch
@@ -76,28 +78,30 @@ def plan_trials(
 
 
 def default_workers(device: str, gpus: int = 1, ranks: int = 1) -> int:
-    """A process per core on a CPU; three on each GPU, where one compiles while others train.
+    """A process per core on a CPU; up to three on each GPU, where one compiles while others
+    train, as far as there are cores and memory for them (study/devices.py).
 
     With `ranks`, as many teams as have cores, or one on each of `gpus` groups of GPUs.
     """
+    cores = len(os.sched_getaffinity(0))
     if device == "cpu":
-        return max(1, len(os.sched_getaffinity(0)) // ranks)
-    return gpus if ranks > 1 else 3 * gpus
+        return max(1, cores // ranks)
+    return gpus if ranks > 1 else workers_on(gpus, cores, free_bytes())
 
 
 def resolve_device(device: str) -> str:
     """ "auto" is the GPU if there is one; others are checked. UsageError if there is none."""
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
         return "cpu"
-    import torch
-
-    found = torch.cuda.device_count()
+    found = gpus()
     if device == "auto":
         return "cuda" if found else "cpu"
     name, _, number = device.partition(":")
     if name != "cuda" or not (number == "" or number.isdecimal()):
         raise UsageError(f"--device {device}: write auto, cpu, cuda or cuda:N")
     if int(number or 0) >= found:
+        import torch
+
         raise UsageError(
             f"--device {device}: torch {torch.__version__} sees {found} CUDA devices"
         )
@@ -108,9 +112,7 @@ def devices_of(device: str) -> list[str]:
     """The devices that workers are spread over: "cuda" is every GPU, "cuda:1" that one."""
     if device != "cuda":
         return [device]
-    import torch
-
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device]
+    return [f"cuda:{number}" for number in range(gpus())] or [device]
 
 
 def _may_have_gpu() -> bool:
@@ -136,6 +138,8 @@ def run_study(
     deterministic: bool = False,
     grace: float | None = None,
     ranks: int = 1,
+    verify: bool = False,
+    allow_mixed_numerics: bool = False,
     choose: Choose | None = None,
     seek: Seek | None = None,
 ) -> RunSummary:
@@ -150,6 +154,8 @@ def run_study(
     deterministic: only with algorithms that repeat their bits (training/deterministic.py).
     grace: seconds that trials have to be saved after a signal (study/leaving.py).
     ranks: processes that train a trial together, a GPU each (study/ranks.py).
+    verify: hash every file of the data again (data/verify.py).
+    allow_mixed_numerics: go on from checkpoints that were made under other numerics.
     choose: of a study that tunes its learning rates, takes the best one from a cell's trials
     (study/tuning.py); the trials that depend on it run after those of all cells.
     seek: of an adaptive study, decides what is needed next (study/adaptive.py).
@@ -168,6 +174,8 @@ def run_study(
     devices = teams_of(devices_of(device), ranks)
     wanted = wanted_micro_batch(micro_batch, device)
     workload_reference = workload_reference or own_reference(study.workload)
+    if verify:
+        forget_files()
     material = load_material(workload_reference, study.data, data)
     stages = _stages(study, material, choose, seek)
     specs, ledgers, _ = plan_trials(study, stages, {}, material)
@@ -209,20 +217,27 @@ def run_study(
             "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
             "deterministic": deterministic,
             "grace": grace,
+            "mixing": allow_mixed_numerics,
             "ranks": ranks,
             "environment": environment(device, width)
             | (DETERMINISTIC if deterministic else {}),
         }
+        fingerprints = Fingerprints(record.provenance for record in done.values())
+        parked: set[str] = set()  # trials that are left for the next run
         while True:
             for record in infeasible:
                 if record.trial_id not in done:
                     store.publish(record)
                     progress.finished(record)
-            missing = [s for i, s in unique.items() if i in ledgers and i not in done]
+            over = done.keys() | parked
+            missing = [s for i, s in unique.items() if i in ledgers and i not in over]
+            ahead.keep(min(width, len(missing)))
             if missing:
                 store.check_space(room(0, width))
             setup["workers"] = -(-min(width, max(len(missing), 1)) // len(devices))
-            dispatcher = Dispatcher(store, specs, ledgers, setup, width, progress)
+            dispatcher = Dispatcher(
+                store, specs, ledgers, setup, width, progress, fingerprints, parked
+            )
             if isinstance(stages, AdaptiveStages):
                 more = functools.partial(stages.more, store, unique, ledgers, progress)
                 dispatcher.more = more

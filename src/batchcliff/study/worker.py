@@ -1,7 +1,8 @@
 """The worker process: jobs in, records out. `python -m batchcliff.study.worker FD PARENT`.
 
 Messages from the supervisor: a 4-byte length and canonical JSON; the first sets up, every
-later one is a job. Messages to it: a line of JSON each: "ready", "phase", "progress",
+later one is a job. One that was started before the data were read (study/ahead.py) is told to
+warm up before that. Messages to it: a line of JSON each: "ready", "phase", "progress",
 "record", "error". The process ends when the supervisor closes the socket, and is killed by the
 kernel when the supervisor dies.
 """
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 from batchcliff.canonical import canonical_json, from_plain, parse_json, to_plain
 from batchcliff.errors import BatchcliffError, DataError
 from batchcliff.record import Ledger
-from batchcliff.spec import TrialSpec
+from batchcliff.spec import Settings, TrialSpec
 from batchcliff.study.checkpoints import CheckpointFolder
-from batchcliff.study.engines.local import HEADER
+from batchcliff.study.engines.local import HEADER, stay_on_leash
 from batchcliff.study.jobs import PHASE_SECONDS, PREPARING, stack_width
+from batchcliff.trace import mark
 
 if TYPE_CHECKING:
     from batchcliff.training.checkpoint import Checkpoints
@@ -186,6 +188,7 @@ class Station:
             every_seconds=self.setup["checkpoint_every"],
             tell=tell,
             expect=lambda size: self.channel.send("space", bytes=size),
+            mixing=self.setup["mixing"],
         )
 
     def enter(self, phase: str) -> None:
@@ -202,12 +205,14 @@ class Station:
 
     def work(self, job: dict[str, Any]) -> None:
         """Train the job's trials and send a record for each; of several ranks, the first."""
+        from batchcliff.training import surroundings
         from batchcliff.training.arithmetic import shape_key
         from batchcliff.training.checkpoint import Left
         from batchcliff.training.prepare import prepare
         from batchcliff.training.trial import run_trials
 
         specs = [from_plain(TrialSpec, plain) for plain in job["specs"]]
+        mark(f"begins {specs[0].arm}, {specs[0].batch_size}")
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
         self.enter(PREPARING)
         alone = self.device.type != "cpu" or self.material.build is not None
@@ -241,9 +246,10 @@ class Station:
                     "progress", ids=ids, done=done, updates=updates, seconds=seconds
                 )
 
-            self.channel.send("started", ids=ids)
+            self.channel.send("started", ids=ids, numerics=surroundings.of(ready))
             if self.leaving:
                 raise Left
+            mark("prepared")
             with self.saving(ids) as self.running:
                 records = run_trials(
                     [specs[i] for i in group],
@@ -253,12 +259,13 @@ class Station:
                     on_progress=progress,
                     on_phase=self.enter,
                     code=self.setup["code"],
-                    data_source=self.material.dataset.source,
+                    data_source=self.material.dataset.described,
                     workers=self.setup["workers"],
                     pretrained=origin,
                     checkpoints=self.running,
                 )
             self.running = None
+            mark("trained and evaluated")
             for record in records if self.first else ():
                 self.channel.send("record", record=to_plain(record))
 
@@ -282,26 +289,53 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
+def warm_up(message: dict[str, Any]) -> None:
+    """What takes seconds and needs no data: importing torch, connecting to a GPU, and beginning
+    to compile, or with "settings" a rehearsal of their network, for others. What fails here
+    fails again later, where it is told."""
+    with contextlib.suppress(Exception):
+        import torch
+
+        import batchcliff.study.material
+        import batchcliff.training.trial  # noqa: F401
+        from batchcliff.training.rehearsal import begin_compiling, rehearse
+
+        mark("torch is imported")
+        device = torch.device(message["warm"])
+        if message["settings"] is not None:
+            rehearse(from_plain(Settings, message["settings"]), device)
+        elif device.type == "cpu" or torch.cuda.device_count() == 1:
+            begin_compiling(device)  # of several GPUs it is not known yet which is ours
+
+
 def _utf8(text: str) -> str:
     """Without what cannot be written, such as half of a surrogate pair in a file's name."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def main(fd: int, parent: int, kind: type[Station] = Station) -> int:
+def main(fd: int, parent: int, collar: int, kind: type[Station] = Station) -> int:
     """Serve until the socket closes; 0, or 1 after an error that ends the process."""
     die_with(parent)
     os.setsid()  # not before, see engines/local.py
+    stay_on_leash(collar)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(fd)
     try:
         message = channel.receive()
+        if message is not None and "warm" in message[0]:
+            warm_up(message[0])
+            if message[0]["settings"] is not None:
+                return 0
+            message = channel.receive()
         if message is None:
             return 0
+        mark("told what to train on")
         sys.path += [place for place in message[0]["path"] if place not in sys.path]
         station = kind(channel, *message)
         signal.signal(signal.SIGUSR1, station.leave)
+        mark("the data are on the device")
         channel.send("ready")
         while (message := channel.receive()) is not None:
             job, leases = message
@@ -328,4 +362,8 @@ def main(fd: int, parent: int, kind: type[Station] = Station) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    status = main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    # Everything is said by now. Taking torch down in order takes seconds that the run waits.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

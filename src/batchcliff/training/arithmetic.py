@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from batchcliff.canonical import canonical_json
+from batchcliff.data.sources import Dataset
 from batchcliff.data.validation import num_held_out
 from batchcliff.errors import Infeasible
 from batchcliff.record import BatchStage, Ledger
@@ -39,6 +40,16 @@ class DataFacts:
     num_test: int
     num_classes: int
     image_shape: tuple[int, int, int]  # H, W, C
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DataFacts:
+        """Those of a data set that was read."""
+        return cls(
+            num_train=len(dataset.train_labels),
+            num_test=len(dataset.test_labels),
+            num_classes=dataset.num_classes,
+            image_shape=dataset.image_shape,
+        )
 
 
 def facts_for(spec: TrialSpec, facts: DataFacts) -> DataFacts:

@@ -25,15 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from batchcliff.canonical import canonical_json, parse_json
 from batchcliff.spec import TrialSpec
+from batchcliff.training import surroundings
 from batchcliff.training.arithmetic import timeline_of
 from batchcliff.training.epochs import Every, evaluated_epochs
-from batchcliff.training.precision import device_name, numerics, versions
 from batchcliff.training.prepare import Prepared
 
 FORMAT = "batchcliff checkpoint 1"
 METADATA = "__metadata__"  # what safetensors calls it
+MIXED = "mixed"  # in a header: of other numerics under which earlier updates ran
 SAME = ("code", "numerics", "weights")  # else the run would not be the one that was begun
 ENTRY_BYTES = 2_000  # most that a tensor, or a thing said, takes in a header
 WHOLE = re.compile(r"[0-9]{1,18}")
@@ -56,11 +56,13 @@ class Left(Exception):
 class Begun:
     """Where a run begins: with its first update, or with a checkpoint's next one.
 
-    update: of those before it none is run again. seconds: that they took.
+    update: of those before it none is run again. seconds: that they took. mixed: what was
+    different of the numerics under which they ran, (name, value) pairs, sorted.
     """
 
     update: int = 0
     seconds: float = 0.0
+    mixed: surroundings.Pairs = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,8 @@ class Checkpoints:
 
     every_seconds: the shortest time between two. tell: called with what people should know,
     and with the update that the run goes on from, 0 where it does not. expect: called with the
-    most bytes that one will have, before the first update.
+    most bytes that one will have, before the first update. mixing: whether to go on from one
+    that was made under other numerics; the record then says so.
     """
 
     def __init__(
@@ -97,9 +100,10 @@ class Checkpoints:
         every_seconds: float,
         tell: Callable[[str, int], None],
         expect: Callable[[int], None] = lambda _: None,
+        mixing: bool = False,
     ) -> None:
         self.place, self.tell, self.every_seconds = place, tell, every_seconds
-        self.expect = expect
+        self.expect, self.mixing = expect, mixing
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._leaving = False
@@ -128,14 +132,19 @@ class Checkpoints:
         self.expect(most)
 
         def read(data: bytes) -> Saved:
-            return decode(data, wanted, self._about, ends)
+            return decode(data, wanted, self._about, ends, mixing=self.mixing)
 
         saved = self.place.newest(read, most)
         begun = Begun() if saved is None else saved.begun
         if saved is not None:
             self._restore(saved.tensors)
             updates = timeline_of(specs[0], num_train).updates
-            self.tell(f"goes on from update {begun.update} of {updates}", begun.update)
+            told = f"goes on from update {begun.update} of {updates}"
+            if begun.mixed:
+                self._about |= {MIXED: surroundings.text_of(begun.mixed)}
+                there = ", ".join(f"{name} {value}" for name, value in begun.mixed)
+                told += f", reached under other numerics ({there}): the record says so"
+            self.tell(told, begun.update)
         self._clock = Every(seconds=self.every_seconds)
         self._start = time.perf_counter() - begun.seconds
         return begun
@@ -258,19 +267,14 @@ def about(
     prepared: Prepared, specs: Sequence[TrialSpec], *, code: str, weights: str
 ) -> dict[str, str]:
     """Whose state it is, and everything else that its bits may depend on."""
-    device = prepared.loop.device
-    surroundings = [
-        ("device", device_name(device)),
-        *versions(),
-        *numerics(device, prepared.compiled, prepared.kernels, prepared.team),
-    ]
+    pairs = surroundings.of(prepared)
     if prepared.micro_batch:
-        surroundings.append(("micro_batch", str(prepared.micro_batch)))
+        pairs = (*pairs, ("micro_batch", str(prepared.micro_batch)))
     return {
         "format": FORMAT,
         "trials": "+".join(spec.trial_id for spec in specs),
         "code": code,
-        "numerics": canonical_json(surroundings).decode(),
+        "numerics": surroundings.text_of(pairs),
         "weights": weights,
     }
 
@@ -297,15 +301,18 @@ def decode(
     wanted: Mapping[str, Tensor],
     expected: Mapping[str, str],
     ends: Mapping[int, int],
+    *,
+    mixing: bool = False,
 ) -> Saved:
     """What `encode` wrote, if it is the state of this run at one of `ends`.
 
     Nothing is allocated before the header agrees with `wanted`, name by name. Raises
-    Unusable, and Elsewhere where the run is this one and its surroundings are not.
+    Unusable, and Elsewhere where the run is this one and its surroundings are not; with
+    `mixing`, other numerics on a device of the same kind are no such reason.
     """
     header = _header(data)
     said = header.pop(METADATA, None)
-    begun = _check_said(said, expected)
+    begun = _check_said(said, expected, mixing=mixing)
     for name, tensor in wanted.items():
         entry = header.get(name)
         shape = entry.get("shape") if isinstance(entry, dict) else None
@@ -337,33 +344,33 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
-def _check_said(said: Any, expected: Mapping[str, str]) -> Begun:
+def _check_said(said: Any, expected: Mapping[str, str], *, mixing: bool) -> Begun:
     """Where the run begins, if it is this one."""
     if not isinstance(said, dict) or said.get("format") != expected["format"]:
         raise Unusable("not a checkpoint of this version")
     if said.get("trials") != expected["trials"]:
         raise Unusable(f"holds trials {_short(said.get('trials'))}")
+    there, before = said.get("numerics"), said.get(MIXED)
+    mixed = surroundings.mixture(there, before, expected["numerics"]) if mixing else ()
     for key in SAME:
-        if said.get(key) != expected[key]:
+        if said.get(key) != expected[key] and not (key == "numerics" and mixed):
             raise Elsewhere(_difference(key, said.get(key), expected[key]))
+    if before is not None and not mixing:
+        raise Elsewhere("made in parts, under several numerics")
     update, seconds = str(said.get("update")), math.nan
     with contextlib.suppress(ValueError):
         seconds = float(str(said.get("seconds"))[:64])
     if not WHOLE.fullmatch(update) or not 0 <= seconds < math.inf:
         raise Unusable("does not say how far it is")
-    return Begun(update=int(update), seconds=seconds)
+    return Begun(update=int(update), seconds=seconds, mixed=mixed)
 
 
 def _difference(key: str, there: Any, here: str) -> str:
     """What is not the same, in words."""
     if key == "numerics":
-        try:
-            pairs, now = dict(parse_json(str(there))), dict(parse_json(here))
-        except (ValueError, TypeError, RecursionError):
+        if not surroundings.pairs_of(there):
             return "made under numerics that are not said"
-        other = [name for name in now if pairs.get(name) != now[name]]
-        told = [f"{name} {_short(pairs.get(name))}, now {now[name]!r}" for name in other]
-        return f"made under other numerics: {'; '.join(told) or _short(there)}"
+        return f"made under other numerics: {surroundings.difference(there, here)}"
     names = {"code": "by other code", "weights": "from other pretrained weights"}
     return f"made {names[key]}: {_short(there)}, now {here!r}"
 

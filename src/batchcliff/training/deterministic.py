@@ -28,4 +28,6 @@ def choose_algorithms(*, deterministic: bool) -> None:
     import torch
 
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic or torch.are_deterministic_algorithms_enabled():
+        # Not called to leave things as they are: it imports torch's compiler, for seconds.
+        torch.use_deterministic_algorithms(deterministic)

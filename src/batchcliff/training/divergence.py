@@ -55,6 +55,16 @@ def divergence(
     return min(found, key=lambda sign: sign.update, default=None)
 
 
+def over(losses_US: Tensor, rule: Explosion) -> bool:
+    """Whether these first losses decide that every network of the stack has diverged: then
+    nothing that comes after them can change a record."""
+    decided = ~torch.isfinite(losses_US).all(0)
+    return all(
+        bad or exploded(losses_U, rule) is not None
+        for bad, losses_U in zip(decided.tolist(), losses_US.unbind(1), strict=True)
+    )
+
+
 def exploded(losses_U: Tensor, rule: Explosion) -> int | None:
     """The first update of those in a row whose losses are as large as `rule` says, if any."""
     if not rule.factor or not len(losses_U):

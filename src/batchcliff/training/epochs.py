@@ -19,6 +19,7 @@ from batchcliff.data.augment import Extras
 from batchcliff.data.resident import Resident, epoch_block
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import timeline_of
+from batchcliff.training.divergence import over
 from batchcliff.training.prepare import Prepared, image_shape
 from batchcliff.training.probes import Probing
 from batchcliff.training.probes_plan import examples_of_a_probe
@@ -126,8 +127,9 @@ def train(
 ) -> Tensor:
     """Run all updates from `begin` on; float32 [U, S] losses, NaN for those not run.
 
-    Ends early when every network of the stack has met a non-finite loss (from there on nothing
-    that is recorded can change), or when `watch` says so, with an evaluation.
+    Ends early when every network of the stack has diverged, by a loss that is not finite or by
+    the rule that the study declares (from there on nothing that is recorded can change), or
+    when `watch` says so, with an evaluation.
     """
     timeline = timeline_of(slots[0], len(resident.train_labels))
     pieces, updates = timeline.pieces(), timeline.updates
@@ -180,7 +182,7 @@ def train(
         if number:
             if on_progress is not None:
                 on_progress(first, updates)
-            if not torch.isfinite(follower.host_US[:first]).all(0).any():
+            if over(follower.host_US[:first], slots[0].settings.explosion):
                 break
         if checkpoints is not None and last < updates:
             checkpoints.offer(last)

@@ -23,13 +23,16 @@ from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.models.network import Network
 from batchcliff.randomness import derive
 from batchcliff.spec import TrialSpec
+from batchcliff.trace import mark
 from batchcliff.training.accumulation import MicroBatches, check_separable
+from batchcliff.training.afresh import seed_generators
 from batchcliff.training.arithmetic import batch_norm_group, shape_key, timeline_of
+from batchcliff.training.capturable import uncapturable, uncompilable
 from batchcliff.training.compiled import WARM_UPS, captured, compiles
 from batchcliff.training.evaluate import Evaluation
 from batchcliff.training.loop import Loop
 from batchcliff.training.micro_batch import Inseparable, micro_batch
-from batchcliff.training.own import Build, build_own
+from batchcliff.training.own import Build, build_own, takes_channels_last
 from batchcliff.training.probes_plan import probe_logs
 from batchcliff.training.ranks import Ranks
 from batchcliff.training.ranks_shares import Indivisible, check_ranks
@@ -39,14 +42,19 @@ SeededBuild = Callable[[int], nn.Module]
 
 
 class Unstacked(nn.Module):
-    """A user's network [B, C, H, W] -> [B, K], as a stack of one: [B, 1, K]."""
+    """A user's network [B, C, H, W] -> [B, K], as a stack of one: [B, 1, K].
+
+    channels_last: whether it takes images in that layout (own.takes_channels_last).
+    """
+
+    channels_last = True
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits: Tensor = self.network(x_BCHW)
+        logits: Tensor = self.network(x_BCHW if self.channels_last else x_BCHW.contiguous())
         return logits.unsqueeze(1)
 
 
@@ -116,8 +124,12 @@ class Prepared:
             self.model.initialise(specs[0].settings.model.init, [spec.seed for spec in specs])
         else:
             assert self.user_build is not None
-            fresh = self.user_build(specs[0].seed).state_dict()
-            self.model.load_state_dict(fresh)  # copies in place: captured addresses stay valid
+            fresh = self.user_build(specs[0].seed)
+            # In place: captured addresses stay valid.
+            self.model.load_state_dict(fresh.state_dict())
+            there = dict(self.model.named_buffers())
+            for name, buffer in fresh.named_buffers():  # also those that no state_dict holds
+                there[name].copy_(buffer)
         self.loop.restart(rates_US)
         self.evaluation.count.zero_()
 
@@ -132,10 +144,19 @@ def _seeded(
     user_build: Build, shape: tuple[int, int, int], num_classes: int, group: str | int
 ) -> SeededBuild:
     def make(seed: int) -> nn.Module:
-        torch.manual_seed(derive(seed, "init") % 2**63)
+        seed_generators(derive(seed, "init") % 2**63)
         return Unstacked(build_own(user_build, shape, num_classes, group))
 
     return make
+
+
+def _layout(model: nn.Module, shape: tuple[int, int, int]) -> torch.memory_format:
+    """Of weights and images: channels-last, which GPUs compute in, wherever that works."""
+    if isinstance(model, Unstacked):
+        model.channels_last = takes_channels_last(model.network, shape)
+        if not model.channels_last:
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def _network(
@@ -178,8 +199,10 @@ def prepare(
     if user_build is not None:
         seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
     model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = _layout(model, shape)
+    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
     kernels = _kernels(model, spec, timeline, device, most, _count(ranks))
+    mark("kernels are checked")
     set_groups(model, first_group := _group_of(model, spec, first))
     loop = Loop(
         model,
@@ -208,15 +231,20 @@ def prepare(
     _check_cut(loop)
     if compiles(device):
         _compile(loop, evaluation)
-    advance = _captured_update(loop)
+    plainly = _plainly(loop, evaluation)
+    advance = loop.update if plainly else _captured_update(loop)
     model.eval()
-    evaluate = captured(evaluation.run, evaluation.tensors(), device)
+    evaluate = evaluation.run
+    if not plainly:
+        evaluate = captured(evaluation.run, evaluation.tensors(), device)
     model.train()
     later = {
-        size: _later(spec, loop, timeline, size, most)
+        size: _later(spec, loop, timeline, size, most, capture=not plainly)
         for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches)
         if size != first
     }
+    if layout is torch.contiguous_format:
+        plainly = "; ".join(filter(None, ["images not channels-last (it views them)", plainly]))
     return Prepared(
         key=shape_key(spec),
         model=model,
@@ -228,7 +256,7 @@ def prepare(
         seconds=time.perf_counter() - start,
         user_build=seeded,
         compiled=compiles(device),
-        kernels=kernels,
+        kernels="; ".join(filter(None, [kernels, plainly])),
         most=most,
         later=later,
         first_group=first_group,
@@ -240,12 +268,44 @@ def _rows(timeline: Timeline, batch_size: int) -> int:
     return max(math.ceil(timeline.updates_per_epoch(batch_size)), WARM_UPS)
 
 
-def _later(spec: TrialSpec, loop: Loop, timeline: Timeline, batch_size: int, most: int) -> Step:
-    """The step of a batch size that comes later in the run, compiled and captured."""
+def _plainly(loop: Loop, evaluation: Evaluation) -> str:
+    """Why nothing is captured for a network of the user's own, which may do what no graph can
+    hold or no compiler takes; "" if all is as usual."""
+    own = isinstance(loop.model, Unstacked) and loop.ranks is None
+    if not own or not compiles(loop.device):
+        return ""
+    said = ""
+    for function, changes in (
+        (loop.update, loop.tensors()), (evaluation.run, evaluation.tensors())
+    ):  # fmt: skip
+        loop.model.train(function == loop.update)
+        said = uncompilable(function, changes)
+        if said:
+            loop.loss_function, evaluation.logits_function = loop.losses, evaluation.logits
+        said = said or uncapturable(function, changes)
+        if said:
+            break
+    loop.model.train()
+    return said
+
+
+def _later(
+    spec: TrialSpec,
+    loop: Loop,
+    timeline: Timeline,
+    batch_size: int,
+    most: int,
+    *,
+    capture: bool,
+) -> Step:
+    """The step of a batch size that comes later in the run; compiled and captured, unless the
+    network takes neither."""
     set_groups(loop.model, group := _group_of(loop.model, spec, batch_size))
     at_once = micro_batch(spec, batch_size, most, _count(loop.ranks))
     own = loop.resized(batch_size, _rows(timeline, batch_size), at_once)
     _check_cut(own)
+    if not capture:
+        return Step(own, own.update, group)
     if compiles(loop.device):
         _compile(own)
     return Step(own, _captured_update(own), group)

@@ -69,7 +69,7 @@ def run_trials(
         begun = checkpoints.begin(
             prepared, specs, len(resident.train_labels), code=code, weights=weights
         )
-    ranks = prepared.loop.ranks
+    ranks, mixed = prepared.loop.ranks, begun.mixed
     if ranks is not None:
         state = named_state(prepared).values()
         begun = Begun(**ranks.begin(begun.update, begun.seconds, state))
@@ -84,10 +84,11 @@ def run_trials(
         ranks.check_together(prepared.loop.parameters)
     tests = read_tests(prepared, len(resident.test_labels))
     seconds = (begun.seconds + time.perf_counter() - clock) / len(specs)
+    ran = int(prepared.loop.count)  # fewer than the run has, where all diverged
     provenance = Provenance(
         seconds=seconds,
         compile_seconds=prepared.seconds,
-        examples_per_second=examples_of(specs[0], num_train, watch.end) / seconds,
+        examples_per_second=examples_of(specs[0], num_train, ran) / seconds,
         started=started,
         stacked=len(specs),
         workers=workers,
@@ -101,6 +102,7 @@ def run_trials(
         resumed_from=begun.update,
         micro_batch=prepared.micro_batch,
         ranks=1 if ranks is None else ranks.count,
+        mixed=mixed,
     )
     cut = prepared.accumulation
     ledgers = [dataclasses.replace(ledger, accumulation=cut) for ledger in ledgers]

@@ -43,6 +43,7 @@ class Workload:
 
     @property
     def data_name(self) -> str:
+        """The data set's name in a spec; that of a function is made from the workload's."""
         return self.data if isinstance(self.data, str) else f"{self.name}-data"
 
 

@@ -2,9 +2,9 @@
 
 A worker is started with `exec` in a process group that is on a leash: nothing in it outlives
 us, even if it is stopped at birth, and the terminal's Ctrl-C does not reach it. It asks the
-kernel to be killed when its parent dies, and only then moves to a session of its own. With
-every job it gets the descriptors of the leases: as long as it lives, nobody else runs those
-trials.
+kernel to be killed when its parent dies, and only then moves to a session of its own, which is
+put on a leash as well, for what the worker itself starts. With every job it gets the
+descriptors of the leases: as long as it lives, nobody else runs those trials.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Worker:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603
-                [*self.command, str(theirs.fileno()), str(os.getpid())],
+                [*self.command, str(theirs.fileno()), str(os.getpid()), str(collar())],
                 stdin=subprocess.DEVNULL,
                 stdout=self.stderr,
                 stderr=self.stderr,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), collar()],
                 process_group=leashed_group(),
                 env={**os.environ, **environment},
             )
@@ -143,38 +143,53 @@ class Worker:
 
 
 @functools.cache
+def collar() -> int:
+    """The reading end of a pipe whose writing end nobody but us has; closed when we die."""
+    reading, _ours_alone = os.pipe()
+    return reading
+
+
+@functools.cache
 def leashed_group() -> int:
     """A process group in our session that the kernel kills when we die.
 
-    Its first member only waits for our end. It holds the reading end of a pipe whose writing
-    end nobody but us has; when that is closed, the kernel signals the pipe's owner, which is
-    the group (fcntl(2), F_SETOWN and F_SETSIG). Nothing is asked of who is in the group, so
-    there is no moment between its birth and its asking in which it could be stopped.
+    Its first member only waits for our end, with the collar in its hand: when the pipe's
+    writing end is closed, the kernel signals the pipe's owner, which is the group (fcntl(2),
+    F_SETOWN and F_SETSIG). Nothing is asked of who is in the group, so there is no moment
+    between its birth and its asking in which it could be stopped.
     """
-    collar, _ours_alone = os.pipe()
     wait = "import sys; sys.stdin.buffer.read()"
     first = subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", "-c", wait],
-        stdin=collar,
+        stdin=collar(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         process_group=0,
     )
-    fasten(collar, first.pid)
-    os.close(collar)
+    fasten(collar(), first.pid)
     # Never waited for: its number stays the group's. Without a return code Popen would do it
     # when another process is started, and warn at our end that this one still runs.
     first.returncode = 0
     return first.pid
 
 
-def fasten(collar: int, group: int) -> None:
-    """Have the kernel kill a process group, of which somebody holds the reading end `collar`
-    of a pipe, when the last writing end is closed. Linux only."""
+def fasten(reading: int, group: int) -> None:
+    """Have the kernel kill a process group, of which somebody holds the end `reading` of a
+    pipe, when the last writing end is closed. Linux only."""
     if sys.platform == "linux":
-        fcntl.fcntl(collar, fcntl.F_SETOWN, -group)
-        fcntl.fcntl(collar, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(collar, fcntl.F_SETFL, fcntl.fcntl(collar, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(reading, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(reading, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(reading, fcntl.F_SETFL, fcntl.fcntl(reading, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def stay_on_leash(inherited: int) -> None:
+    """Have the kernel kill our process group, with all helpers that we start in it, when the
+    driver that gave us its collar dies. PR_SET_PDEATHSIG would end ourselves alone."""
+    if sys.platform == "linux":
+        # Opened anew: an open file has one owner, and the one that we inherited has another.
+        own = os.open(f"/proc/self/fd/{inherited}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fasten(own, os.getpgrp())
+    os.close(inherited)
 
 
 def end_of_process(status: int | None) -> str:

@@ -1,0 +1,101 @@
+"""Workers that start while the driver still reads the data.
+
+Importing torch and its compiler, connecting to a GPU and building the first kernels takes a
+process as long as reading the data takes the driver, and needs nothing of them. So a new
+study's first workers are started first and told to warm up; the dispatcher takes them when it
+wants workers of the same environment. Those that it does not take are ended.
+
+Hand-written kernels are built one after the other, which takes a GPU's process as long as all
+that the compiler does. Another process builds them meanwhile, and leaves them where the
+workers find them (training/rehearsal.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from batchcliff.canonical import to_plain
+from batchcliff.spec import Settings, StudySpec
+from batchcliff.study.engines.local import Worker
+from batchcliff.study.jobs import STACK
+
+_waiting: list[tuple[dict[str, str], Worker]] = []  # oldest first
+
+
+def take(environment: Mapping[str, str]) -> Worker | None:
+    """A worker that was started ahead with this environment, or None."""
+    for place, (known, worker) in enumerate(_waiting):
+        if known == environment:
+            del _waiting[place]
+            return worker
+    return None
+
+
+def keep(count: int) -> None:
+    """End those that are more than `count`."""
+    while len(_waiting) > count:
+        _, worker = _waiting.pop()
+        worker.kill()
+        worker.close(0.0)
+
+
+@contextlib.contextmanager
+def started_ahead(
+    study: StudySpec, folder: Path, *, device: str, workers: int | None, plain: bool
+) -> Iterator[None]:
+    """Within the block the first workers of `study` are there to be taken.
+
+    None are started for a study that has a folder: it may have no trial left. plain: each
+    trial is trained by one process, with the environment that every such process has.
+    Raises UsageError for a device that is not there.
+    """
+    count = 0
+    builder: Worker | None = None
+    if plain and not folder.exists():
+        kind, environment, width = _usual(device, workers)
+        count = min(width, _fewest_jobs(study, kind))
+    try:
+        if count and kind == "cuda":
+            builder = _started(environment, kind, study.settings)
+        for _ in range(count):
+            _waiting.append((environment, _started(environment, kind)))
+        yield
+    finally:
+        keep(0)
+        if builder is not None:
+            builder.kill()
+            builder.close(0.0)
+
+
+def _started(
+    environment: dict[str, str], kind: str, settings: Settings | None = None
+) -> Worker:
+    """A worker that warms up; with settings, one that rehearses their network and ends."""
+    worker = Worker(environment)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        worker.send({"warm": kind, "settings": to_plain(settings)})
+    return worker
+
+
+def _usual(device: str, workers: int | None) -> tuple[str, dict[str, str], int]:
+    """The kind of device, the environment of workers and how many `run_study` will want."""
+    from batchcliff.study.supervisor import (
+        default_workers,
+        devices_of,
+        environment,
+        resolve_device,
+    )
+
+    found = resolve_device(device)
+    width = workers or default_workers(found, len(devices_of(found)))
+    return found.partition(":")[0], environment(found, width), width
+
+
+def _fewest_jobs(study: StudySpec, kind: str) -> int:
+    """Jobs that the study has at least, if trials are stacked where they may be."""
+    if study.search is not None:  # its first round: both ends of the ladder
+        return 2
+    trials = len(study.arms) * len(study.seeds)
+    return len(study.batch_sizes) * -(-trials // (STACK if kind == "cpu" else 1))

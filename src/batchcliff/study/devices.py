@@ -1,0 +1,114 @@
+"""How many GPUs there are and how many trials share one, asked of the driver: importing torch
+to ask takes seconds.
+
+Those seconds would be the first of every run, since nothing starts before it is known where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import re
+import sys
+import uuid
+from pathlib import Path
+
+DRIVER, MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
+CUDA_BUILD = re.compile(r"^cuda\b.*=\s*['\"]\d", re.MULTILINE)  # in torch/version.py
+
+
+MOST_ON_ONE = 3
+"""Processes on a GPU: while one compiles, two train, which together are as fast as three
+(article, batch sizes 256 to 1,024: docs/log.md). Three at batch 128 trained 15% more examples
+a second than one."""
+
+NEEDED_BYTES = 6 << 30
+"""Free memory of a GPU for each process: libraries, data and network of a trial like the
+article's. Larger ones than that find out by themselves: who has no room beside others is
+tried again alone, in parts if need be."""
+
+
+def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
+    """Processes that train on `gpus` GPUs side by side, one on each at least.
+
+    Each needs a core of its own, to draw what comes next, and room. free_bytes: of the
+    fullest GPU; None: not known.
+    """
+    room = MOST_ON_ONE if free_bytes is None else free_bytes // NEEDED_BYTES
+    return gpus * max(1, min(MOST_ON_ONE, room, cores // gpus))
+
+
+def gpus() -> int:
+    """GPUs that torch can use, as many as CUDA_VISIBLE_DEVICES leaves."""
+    if "torch" not in sys.modules and is_built_for_cuda() and (found := driver_count()):
+        return found
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def is_built_for_cuda() -> bool:
+    """Whether the torch that is installed is one for CUDA, by what it says of its build."""
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            return bool(CUDA_BUILD.search((Path(folder) / "version.py").read_text()))
+    return False
+
+
+@functools.cache  # before there are processes of ours
+def free_bytes(library: str = DRIVER, management: str = MANAGEMENT) -> int | None:
+    """Memory that is free on the fullest GPU; None where the driver does not say.
+
+    Asked of the part of the driver that watches GPUs, which connects to none of them.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        driver, watcher = ctypes.CDLL(library), ctypes.CDLL(management)
+        if watcher.nvmlInit_v2():
+            return None
+        try:
+            return min(_free(driver, watcher, n) for n in range(driver_count(library) or 0))
+        except (_Unanswered, ValueError):  # no GPU
+            return None
+        finally:
+            watcher.nvmlShutdown()
+    return None
+
+
+class _Unanswered(Exception):
+    """The driver said no."""
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+
+def _free(driver: ctypes.CDLL, watcher: ctypes.CDLL, number: int) -> int:
+    """Free bytes of a GPU. The two parts of the driver number GPUs each in its own way, so it
+    is looked up by its identifier."""
+    device, handle, memory = ctypes.c_int(), ctypes.c_void_p(), _Memory()
+    identifier = (ctypes.c_ubyte * 16)()
+    if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetUuid_v2(
+        identifier, device
+    ):
+        raise _Unanswered
+    name = f"GPU-{uuid.UUID(bytes=bytes(identifier))}".encode()
+    if watcher.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
+        raise _Unanswered  # a part of a GPU, which has a name of another kind
+    if watcher.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+        raise _Unanswered
+    return int(memory.free)
+
+
+def driver_count(library: str = DRIVER) -> int | None:
+    """What CUDA's driver says; None where it says nothing."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL(library)
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return None
+    except (OSError, AttributeError):  # there is none, or it is something else
+        return None
+    return count.value

@@ -1,0 +1,79 @@
+"""Before there are data: what only the first time costs.
+
+Compilers are imported and their helpers started; hand-written kernels are built, whose form
+depends on the network's widths and not on the batch, into the cache on disk that all processes
+share (Triton's). Nothing of it changes what a trial computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchcliff.kernels import fused_batch_norm
+from batchcliff.kernels.convolution import until_the_end
+from batchcliff.models import MODELS, build
+from batchcliff.spec import Decay, Settings, TrialSpec
+from batchcliff.trace import mark
+from batchcliff.training.arithmetic import batch_norm_group
+from batchcliff.training.compiled import compiler_seconds, compiles
+from batchcliff.training.precision import precision
+
+SIZE, CHANNELS, CLASSES = 32, 3, 10  # of the images that most studies are about
+BATCH = 1024
+
+
+def begin_compiling(device: torch.device) -> None:
+    """Forward and backward through the whole compiler, whose first use imports much and starts
+    helpers. Nothing where nothing is compiled."""
+    if not compiles(device):
+        return
+    compile_: Any = torch.compile
+
+    def something(x: Tensor) -> Tensor:
+        return (x.relu() * 2).sum()
+
+    x = torch.ones(64, 64, device=device, requires_grad=True)
+    torch.autograd.grad(compile_(something, dynamic=False)(x), x)
+    mark("the compiler has begun", compiler_seconds)
+
+
+def rehearse(settings: Settings, device: torch.device, batch: int = BATCH) -> None:
+    """Check the kernels, then one training pass and one evaluation of the settings' network
+    on made-up images.
+
+    Does nothing for a network of the user's own. Raises what the network or device raises.
+    """
+    if settings.model.name not in MODELS:
+        return
+    group = batch_norm_group(_trial(settings, batch))
+    image = (SIZE, SIZE, CHANNELS)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn as layers are made
+        model: Any = build(
+            settings.model, settings.batch_norm, image, CLASSES, batch_norm_group=group
+        )
+    model = model.to(device, memory_format=torch.channels_last)
+    fused_batch_norm(model, device, settings.precision, batch)
+    mark("kernels are checked")
+    images = torch.zeros(batch, CHANNELS, SIZE, SIZE, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    model.train()
+    with precision(settings.precision, device):
+        logits: Tensor = model(images)
+    with until_the_end(device):
+        torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+    model.eval()
+    with torch.no_grad(), precision(settings.precision, device):
+        model(images)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    mark("the network is rehearsed")
+
+
+def _trial(settings: Settings, batch: int) -> TrialSpec:
+    return TrialSpec(
+        workload="", data="", data_digest="", arm="", techniques=(), settings=settings,
+        batch_size=batch, lr=0.0, decay=Decay(), budget="1up", seed=0,
+    )  # fmt: skip
