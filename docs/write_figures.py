@@ -118,18 +118,23 @@ def answer_table(folder: Path) -> str:
     store, plan, records = read(ROOT / folder)
     content = make_content(store.study, records, plan)
     summary = content.summary
-    sizes = sorted(store.study.batch_sizes)
+    cells = {(arm.arm, c.cell.batch_size): c for arm in summary.arms for c in arm.cells}
+    sizes = sorted({size for _, size in cells})
     table = []
     for size in sizes:
         line = [f"{size:,}"]
         for arm in summary.arms:
-            cell = next(c for c in arm.cells if c.cell.batch_size == size)
-            line.append(f"{mean_text(cell.mean)}, {cell.failing} of {len(cell.cell.seeds)}")
+            cell = cells.get((arm.arm, size))  # a search leaves some out
+            line.append(
+                f"{mean_text(cell.mean)}, {cell.failing} of {len(cell.cell.seeds)}"
+                if cell
+                else ""
+            )
         table.append(line)
     return (
         "Test accuracy (mean, half of its 95% interval), and how many trials collapsed (ended "
         "more than half of the way down to chance). "
-        f"{caption(records, len(table) * len(summary.arms))}\n\n"
+        f"{caption(records, len(cells))}\n\n"
         + markdown_table(["batch size", *(arm.arm for arm in summary.arms)], table)
         + "\n"
         + "\n".join(f"> {sentence}" for sentence in content.headline[:2])
