@@ -24,12 +24,13 @@ CHECKPOINT = 10_000_000  # bytes: the article's network with its momenta
 TRIAL_MS = 600.0  # one percent of a trial of a minute
 
 
-def cost(records: int = RECORDS, trials: int = 50) -> dict[str, Any]:
+def cost(records: int = RECORDS, trials: int = 50, slack: float = 1.0) -> dict[str, Any]:
     """Median of the commits on this disk, of all that the store asks of one of `trials`,
     and the best of three scans of the records, of which fewer than `RECORDS` may take their
     share.
 
     The processor's seconds are what is judged: the wall's depend on who else is at work.
+    slack: by how much a scan may take longer, where it is small and the machine is shared.
     """
     study = fake.study_of(1)
     (first,) = fake.specs_of(study)
@@ -53,14 +54,14 @@ def cost(records: int = RECORDS, trials: int = 50) -> dict[str, Any]:
                 scans.append((time.process_time() - used, time.perf_counter() - begun))
     commit, scan = statistics.median(worked) * 1e3, min(scans)[0]
     trial = statistics.median(wholes) * 1e3
-    share = (records + trials) / RECORDS
+    scan_limit = slack * SCAN_SECONDS * (records + trials) / RECORDS
     return {
         "gate": "cost", "n": records, "commit_cpu_ms": round(commit, 3),
         "commit_wall_ms": round(statistics.median(commits) * 1e3, 3),
         "trial_cpu_ms": round(trial, 3),
         "scan_cpu_seconds": round(scan, 3),
         "scan_wall_seconds": round(min(wall for _, wall in scans), 3),
-        "passed": commit <= COMMIT_MS and trial <= TRIAL_MS and scan <= SCAN_SECONDS * share,
+        "passed": commit <= COMMIT_MS and trial <= TRIAL_MS and scan <= scan_limit,
     }  # fmt: skip
 
 

@@ -15,10 +15,11 @@ from cost import cost
 from batchcliff.study.store import Store
 
 RECORDS = 300
+SLACK = 2.5  # neighbours take a processor's cache; a scan that dawdles below takes five times
 
 
 def test_the_store_costs_what_it_may() -> None:
-    found = cost(RECORDS, trials=5)
+    found = cost(RECORDS, trials=5, slack=SLACK)
     assert found["passed"], found
 
 
@@ -38,4 +39,5 @@ def test_control_a_store_that_dawdles_is_noticed(
         return honest(self, *arguments)
 
     monkeypatch.setattr(Store, method, dawdling)
-    assert not cost(RECORDS if method == "_read_record" else 40, trials=3)["passed"]
+    records = RECORDS if method == "_read_record" else 40
+    assert not cost(records, trials=3, slack=SLACK)["passed"]
