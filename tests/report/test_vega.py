@@ -6,7 +6,8 @@ import hashlib
 import importlib.metadata
 import os
 import signal
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,24 @@ def test_a_copy_is_made_once_and_taken_from_then_on(
     vega._written.clear()
     assert vega._script(cache).result() == first and written == [SCRIPT]
     assert [path.read_bytes() for path in cache.iterdir()] == [first]
+
+
+def test_two_that_want_the_script_at_once_get_the_same(
+    written: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends sooner than it was expected to, while its artists are being started."""
+    asked = []
+
+    def slowly(copy: Path) -> bytes:
+        asked.append(copy)
+        time.sleep(0.05)
+        return b"a copy"
+
+    monkeypatch.setattr(vega, "kept", slowly)
+    with ThreadPoolExecutor(4) as four:
+        found = [four.submit(vega._script, tmp_path) for _ in range(4)]
+    assert {future.result().result() for future in found} == {b"a copy"}
+    assert len(asked) == len(vega._written) == 1
 
 
 @pytest.mark.parametrize("planted", [b"", b"alert(1)"])

@@ -38,6 +38,7 @@ DIGESTS = {
 MOST_BYTES = 1 << 24  # of a kept copy; the script has 0.9 million
 
 _own = threading.local()  # .artist: each thread of the pool speaks with its own process
+_one_at_a_time = threading.RLock()  # a run starts the artists in a thread, and may end meanwhile
 
 
 class Artist:
@@ -92,8 +93,13 @@ def bundle() -> str:
     return _script(None).result().decode()
 
 
-@functools.cache
 def _pool() -> ThreadPoolExecutor:
+    with _one_at_a_time:
+        return _new_pool()
+
+
+@functools.cache
+def _new_pool() -> ThreadPoolExecutor:
     count = min(ARTISTS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(count, initializer=_begin)
     for _ in range(count):  # threads, and with them processes, are made for what is to be done
@@ -105,15 +111,16 @@ _written: list[Future[bytes]] = []  # the page's script, once somebody wanted it
 
 
 def _script(cache: Path | None) -> Future[bytes]:
-    if not _written:
-        copy = _copy(cache)
-        known = None if copy is None else kept(copy)
-        if known is not None:
-            _written.append(Future())
-            _written[0].set_result(known)
-        else:
-            _written.append(_pool().submit(_write_script, copy))
-    return _written[0]
+    with _one_at_a_time:
+        if not _written:
+            copy = _copy(cache)
+            known = None if copy is None else kept(copy)
+            if known is not None:
+                _written.append(Future())
+                _written[0].set_result(known)
+            else:
+                _written.append(_pool().submit(_write_script, copy))
+        return _written[0]
 
 
 def _copy(cache: Path | None) -> Path | None:
