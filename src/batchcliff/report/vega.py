@@ -38,7 +38,8 @@ DIGESTS = {
 MOST_BYTES = 1 << 24  # of a kept copy; the script has 0.9 million
 
 _own = threading.local()  # .artist: each thread of the pool speaks with its own process
-_one_at_a_time = threading.RLock()  # a run starts the artists in a thread, and may end meanwhile
+# A run starts the artists in a thread, and may want them in another before that is done.
+_one_at_a_time = threading.RLock()
 
 
 class Artist:
