@@ -307,7 +307,7 @@ def batch_norm_relu_of(
 
 
 @batch_norm_relu_of.register_fake
-def _(
+def _given_statistics(
     x_BCHW: Tensor,
     _mean: Tensor,
     _var: Tensor,
@@ -348,14 +348,4 @@ def normalise_relu(
     return _normalise(x, mean, var, weight, bias, eps, pool, ALONE)
 
 
-@normalise_relu.register_fake
-def _(
-    x_BCHW: Tensor,
-    _mean: Tensor,
-    _var: Tensor,
-    _weight: Tensor,
-    _bias: Tensor,
-    _eps: float,
-    pool: str,
-) -> Tensor:
-    return _like(x_BCHW, pool)
+normalise_relu.register_fake(_given_statistics)
