@@ -25,6 +25,7 @@ from batchcliff.errors import BatchcliffError
 from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, Decay, LrRule, StudySpec, TrialSpec
 from batchcliff.study import checkpoints, supervisor
+from batchcliff.study.options import RunOptions
 from batchcliff.study.progress import JsonProgress
 from batchcliff.study.store import Store
 from batchcliff.study.supervisor import RunSummary, run_study
@@ -101,14 +102,15 @@ class Told:
 def run(
     study: StudySpec, folder: Path, told: Told | None = None, workers: int = 2, **options: Any
 ) -> RunSummary:
-    """In this process, with the faulty workload."""
+    """In this process, with the faulty workload. Options: as in RunOptions; choose, seek."""
+    deciding = {name: options.pop(name, None) for name in ("choose", "seek")}
+    faulty = {"device": "cpu", "workload_reference": "faulty:workload"}
     return run_study(
         study,
         folder=folder,
-        data=None,
-        workers=workers,
         progress=told or Told(),
-        **{"device": "cpu", "workload_reference": "faulty:workload", **options},
+        options=RunOptions(workers=workers, **{**faulty, **options}),
+        **deciding,
     )
 
 
@@ -233,6 +235,12 @@ def driver(command: list[str], output: Path, **environment: str) -> Iterator[Dri
         process.wait()
 
 
+def slowly(command: list[str]) -> list[str]:
+    """A real run's command, its trials so slow that none is over before a test meets it."""
+    assert command[1:3] == ["-m", "batchcliff"]
+    return [command[0], str(HERE / "slowly.py"), *command[3:]]
+
+
 def fake_command(folder: Path, **options: Any) -> list[str]:
     """A driver with fake workers. Options: seeds, batch_sizes, base, workers, extend, grace;
     room, that must be free on the disk, in bytes.
@@ -270,13 +278,14 @@ def main(folder: str, options: str) -> int:
         summary = run_study(
             study_of(**wanted) if digits is None else load_study("digits", overrides=digits),
             folder=Path(folder),
-            data=None,
-            device="cpu",
-            workers=workers,
             progress=progress,
-            workload_reference="faulty:workload" if digits is None else None,
-            extend=extend,
-            grace=grace,
+            options=RunOptions(
+                device="cpu",
+                workers=workers,
+                workload_reference="faulty:workload" if digits is None else None,
+                extend=extend,
+                grace=grace,
+            ),
         )
     except BatchcliffError as error:
         print(error, file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from study_runs import PATIENCE, Told, driver, leases_are_free, run, study_of, table
+from study_runs import PATIENCE, Told, driver, leases_are_free, run, slowly, study_of, table
 from typer.testing import CliRunner
 
 from batchcliff.cli import app
@@ -64,7 +64,7 @@ def test_a_signal_lets_a_run_save_and_the_next_one_goes_on(tmp_path: Path, grace
     with driver(command(whole), tmp_path / "whole.out") as alone:
         assert alone.wait() == 0, alone.errors()
     more = ("--grace", grace) if grace else ()
-    with driver(command(folder, *more), tmp_path / "first.out") as first:
+    with driver(slowly(command(folder, *more)), tmp_path / "first.out") as first:
         first.until("advanced", 2)
         began = time.monotonic()
         first.process.send_signal(signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_gate_kill_9_of_a_run_that_saves(tmp_path: Path) -> None:
     assert list((whole / "ckpt").iterdir()) == []
     saved, every = 0, ("--checkpoint-every", "0.01")
     for kill in range(2):
-        with driver(command(folder, *every), tmp_path / f"{kill}.out") as victim:
+        with driver(slowly(command(folder, *every)), tmp_path / f"{kill}.out") as victim:
             deadline = time.monotonic() + PATIENCE
             while (now := newest(folder)) <= saved:
                 assert victim.process.poll() is None, victim.errors()

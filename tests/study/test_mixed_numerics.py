@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_runs import driver, table
+from study_runs import driver, slowly, table
 
 from batchcliff import api
 from batchcliff.record import Provenance, TrialRecord
@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was ended in the middle of its two trials, which are saved."""
     folder = tmp_path_factory.mktemp("begun") / "s"
-    with driver(command(folder), folder.with_suffix(".out")) as one:
+    with driver(slowly(command(folder)), folder.with_suffix(".out")) as one:
         one.until("advanced", 2)
         one.process.send_signal(signal.SIGTERM)
         assert one.wait() == 143, one.errors()
@@ -99,7 +99,7 @@ def test_mixing_is_allowed_if_somebody_says_so_and_then_it_is_said(
     """On from the checkpoint, then interrupted again and on without the word: anew, since
     what was mixed stays so. With it, a record of neither bits, flagged in the report."""
     folder = Path(shutil.copytree(begun, tmp_path / "s"))
-    mixing = command(folder, "--allow-mixed-numerics")
+    mixing = slowly(command(folder, "--allow-mixed-numerics"))
     with driver(mixing, tmp_path / "1", **OTHER) as one:
         one.until("advanced", 2)
         one.process.send_signal(signal.SIGTERM)
