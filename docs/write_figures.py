@@ -142,6 +142,15 @@ def answer_table(folder: Path) -> str:
     )
 
 
+def sentences(folder: Path) -> str:
+    """The answer in words alone, for a search whose cells are too many for a page."""
+    store, plan, records = read(ROOT / folder)
+    content = make_content(store.study, records, plan)
+    measured = {(r.spec.batch_size, r.spec.arm) for r in records}
+    said = "".join(f"- {sentence}\n" for sentence in content.headline)
+    return f"{said}\n{caption(records, len(measured))}\n"
+
+
 def seeds_table(folder: Path) -> str:
     """Every trial by itself, in the order of the seeds: where a mean would hide them."""
     store, plan, records = read(ROOT / folder)
@@ -265,6 +274,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "repeat": repeat_table,
     "answer": answer_table,
     "seeds": seeds_table,
+    "sentences": sentences,
     "trials": trials_table,
     **PROBE_KINDS,
     **SEARCH_KINDS,
