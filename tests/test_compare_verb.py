@@ -12,9 +12,10 @@ from typer.testing import CliRunner, Result
 
 from batchcliff import api
 from batchcliff.cli import app
+from batchcliff.comparing import in_the_words_of
 from batchcliff.errors import UsageError
 from batchcliff.planning import resolved
-from batchcliff.spec import Arm, LrRule
+from batchcliff.spec import Arm, LrRule, StudySpec
 from batchcliff.stats.comparable import check_studies
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -107,6 +108,32 @@ def test_what_belongs_to_the_study_and_what_to_its_arms(
     with pytest.raises(UsageError) as refusal:
         check_studies(study, other)
     assert str(refusal.value).endswith(f"an arm's: {named}")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "alike"),
+    [
+        ((0.1, 128, "linear"), (0.2, 256, "linear"), True),
+        ((0.1, 128, "linear"), (0.2, 256, "smith"), True),  # the same formula
+        ((0.1, 128, "sqrt"), (0.2, 512, "sqrt"), True),
+        ((0.1, 128, "none"), (0.1, 512, "none"), True),
+        ((0.1, 128, "linear"), (0.2, 255, "linear"), False),
+        ((0.1, 128, "linear"), (0.1, 128, "sqrt"), False),
+        ((0.1, 128, "legw"), (0.2, 512, "legw"), False),  # the warmup differs
+        ((0.1, 128, "malladi"), (0.2, 512, "malladi"), False),  # the betas do
+    ],
+)
+def test_one_rate_in_two_wordings_is_no_difference(
+    mine: tuple[float, int, str], theirs: tuple[float, int, str], alike: bool
+) -> None:
+    def with_rate(base: float, base_batch_size: int, scaling: str) -> StudySpec:
+        rule = LrRule(base=base, base_batch_size=base_batch_size, scaling=scaling)
+        return dataclasses.replace(resolved("digits", None), lr=rule)
+
+    one, other = with_rate(*mine), with_rate(*theirs)
+    assert (in_the_words_of(one, other).lr == one.lr) is alike
+    tried = dataclasses.replace(other, lr=dataclasses.replace(other.lr, tune=(0.1, 0.2)))
+    assert in_the_words_of(one, tried) is tried
 
 
 def test_one_study_twice_and_tables_are_refused(tmp_path: Path) -> None:

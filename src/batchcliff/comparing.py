@@ -58,7 +58,7 @@ def compare(first: str | Path, second: str | Path, *, reference: str | None = No
     if base not in arms:
         hint = did_you_mean(base, arms)
         raise UsageError(f"no arm {printable(base)!r} in {printable(first)}.{hint}")
-    check_studies(one.study, other.study)
+    check_studies(one.study, in_the_words_of(one.study, other.study))
     names = _names(one, other)
     records = [*one.records, *other.records]
     by_arm: dict[str, list[TrialSpec]] = {}
@@ -93,6 +93,24 @@ def compare(first: str | Path, second: str | Path, *, reference: str | None = No
         ],
     )
     return Compared(studies=names, summary=summary)
+
+
+MOVE_MORE = ("legw", "malladi")
+"""Scaling rules that change more than the rate, and by B/B0: there B0 is no mere wording."""
+
+
+def in_the_words_of(one: StudySpec, other: StudySpec) -> StudySpec:
+    """`other` with the rule of `one`'s learning rate, if at every batch size of the two that
+    is the same rate: 0.1 at 128, scaled linearly, is 0.2 at 256, scaled linearly."""
+    from batchcliff.study.grid import lr_of
+
+    rules = (one.lr, other.lr)
+    if any(rule.tune or rule.scaling in MOVE_MORE for rule in rules):
+        return other
+    sizes = {*one.batch_sizes, *other.batch_sizes}
+    if any(lr_of(one.lr, size) != lr_of(other.lr, size) for size in sizes):
+        return other
+    return dataclasses.replace(other, lr=one.lr)
 
 
 def _side(study: str | Path) -> _Side:
