@@ -22,11 +22,18 @@ def folders(path: Path) -> list[Path]:
     return sorted(file.parent for file in (ROOT / path).glob("*/STUDY.json"))
 
 
+SHOWN = 2  # seeds of a cell, in a table with a row a trial
+
+
 def first_updates_table(folder: Path) -> str:
-    """A row for each probed trial: its first losses, gradients, noise and sharpness."""
+    """A row for each probed trial of the first seeds: its first losses, gradients, noise and
+    sharpness."""
     store, _, records = read(ROOT / folder)
     order = {arm.name: i for i, arm in enumerate(store.study.arms)}
-    probed = [(r, r.probes) for r in records if r.probes is not None]
+    seeds = sorted({r.spec.seed for r in records})
+    probed = [
+        (r, r.probes) for r in records if r.probes is not None and r.spec.seed in seeds[:SHOWN]
+    ]
     probed.sort(key=lambda p: (p[0].spec.batch_size, order[p[0].spec.arm], p[0].spec.seed))
     header = ["batch size", "arm", "seed", "accuracy, %", "gradient norm, first",
               "largest", "at update", "noise scale, first", "loss, first", "second",
@@ -39,11 +46,12 @@ def first_updates_table(folder: Path) -> str:
     ]  # fmt: skip
     cells = {(r.spec.arm, r.spec.batch_size) for r, _ in probed}
     measured = caption([r for r, _ in probed], len(cells))
+    more = f" Of the study's {len(seeds)} seeds the first {SHOWN}." if seeds[SHOWN:] else ""
     return (
         "Updates count from 0; norms, losses and their largest are of the first 100 updates "
         "(of all, where there are fewer). Sharpness share: the largest eigenvalue of the "
         "Hessian over 2 (1 + m) / lr, last over 1: the last probed update at which it was "
-        f"above 1. Noise scale in examples. {measured}\n\n{markdown_table(header, table)}"
+        f"above 1. Noise scale in examples.{more} {measured}\n\n{markdown_table(header, table)}"
     )
 
 
