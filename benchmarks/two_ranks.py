@@ -33,6 +33,7 @@ from batchcliff.provenance import code_name, utc_now
 from batchcliff.record import TrialRecord
 from batchcliff.spec import StudySpec
 from batchcliff.study import jobs
+from batchcliff.study.options import RunOptions
 from batchcliff.study.progress import SilentProgress
 from batchcliff.study.store import Store
 from batchcliff.study.supervisor import run_study
@@ -69,12 +70,8 @@ def train(device: str, ranks: int, folder: Path) -> TrialRecord:
     run_study(
         study(device, "24up"),
         folder=folder,
-        data=None,
-        device=single,
-        workers=1,
         progress=SilentProgress(),
-        deterministic=True,
-        ranks=ranks,
+        options=RunOptions(device=single, workers=1, deterministic=True, ranks=ranks),
     )
     with Store.open(folder) as store:
         (record,) = store.records().values()
@@ -165,12 +162,8 @@ def sabotage(device: str, folder: Path) -> dict[str, Any]:
     summary = run_study(
         study(device, "20000ep"),
         folder=folder,
-        data=None,
-        device=device,
-        workers=1,
-        deterministic=True,
-        ranks=2,
         progress=saboteur,
+        options=RunOptions(device=device, workers=1, deterministic=True, ranks=2),
     )
     logs = [p.read_text() for p in (folder / "log").iterdir()]
     hung = [

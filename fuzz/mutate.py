@@ -43,7 +43,8 @@ def fuzz(
 ) -> Result:
     """Feed `read` until `seconds` or `executions` are used up, or it breaks.
 
-    The seeds themselves come first; they must be read without an error too.
+    The seeds themselves come first, however long they take; they must be read without an error
+    too.
     """
     rng, result, pool = random.Random(seed), Result(), list(seeds)
     begun = time.monotonic()
@@ -61,7 +62,8 @@ def fuzz(
         result.executions += 1
         if executions and result.executions >= executions:
             break
-        if seconds and count % 16 == 0 and time.monotonic() - begun >= seconds:
+        looks = count >= len(seeds) and count % 16 == 0
+        if seconds and looks and time.monotonic() - begun >= seconds:
             break
     result.seconds, result.kept = time.monotonic() - begun, len(pool)
     return result

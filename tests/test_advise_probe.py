@@ -49,7 +49,7 @@ def quadratic() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            found = call("--probe", "noisy-quadratic", "--seconds", "16", "--json")
+            found = call("--probe", "noisy-quadratic", "--seconds", "3600", "--json")
             assert list(Path(folder).iterdir()) == []
         finally:
             os.chdir(before)
@@ -97,7 +97,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Probed:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
-    return advise_probe(None, workload="my_net:workload", seconds=16.0)
+    return advise_probe(None, workload="my_net:workload", seconds=3600.0)
 
 
 def test_an_own_network_without_a_study_file(mine: Probed) -> None:
@@ -121,7 +121,7 @@ def test_digits_as_text_and_as_the_study_to_run(
     """Its measured cliff lies near 128 (results/digits); at these rates it trains."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    found = call("--probe", "digits", "--arm", "warmup", "--seconds", "12", "-f", "toml")
+    found = call("--probe", "digits", "--arm", "warmup", "--seconds", "3600", "-f", "toml")
     assert found.exit_code == 0, found.output
     Path("next.toml").write_text(found.stdout)
     study = load_study("next.toml")

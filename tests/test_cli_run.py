@@ -22,6 +22,7 @@ from batchcliff.errors import Incomplete, StorageError, UsageError
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.study import supervisor
 from batchcliff.study.grid import trials
+from batchcliff.study.options import RunOptions
 from batchcliff.study.store import Planned, Store
 from batchcliff.study.supervisor import RunSummary
 from batchcliff.studyfile import load_study
@@ -73,17 +74,17 @@ def test_run_ends_with_the_counts_the_headline_and_the_report(
     ]
     assert "[8/8] warmup, batch 128, seed 1, ok, accuracy 0.9000, 2.0 s" in result.stderr
     assert reports == [Path("studies/digits")]
-    assert trainer.calls[0]["device"] == "auto"
-    assert trainer.calls[0]["workers"] is None
+    assert trainer.calls[0].device == "auto"
+    assert trainer.calls[0].workers is None
 
 
 def test_options_reach_the_supervisor(trainer: Trainer, reports: list[Path]) -> None:
     result = call("run", *SMALL, "-o", "x", "--device", "cpu", "--workers", "3", "--data", "d")
     assert result.exit_code == 0, result.output
     options = trainer.calls[0]
-    assert (options["folder"], options["data"]) == (Path("x"), Path("d"))
-    assert (options["device"], options["workers"]) == ("cpu", 3)
-    assert options["workload_reference"] is None
+    assert (trainer.folders[0], options.data) == (Path("x"), Path("d"))
+    assert (options.device, options.workers) == ("cpu", 3)
+    assert options.workload_reference is None
 
 
 def test_the_same_command_goes_on(trainer: Trainer, reports: list[Path]) -> None:
@@ -252,8 +253,7 @@ def test_two_arms_that_share_a_record_are_both_exported(trainer: Trainer) -> Non
         study,
         folder=Path("shared"),
         progress=api.SilentProgress(),
-        extend=False,
-        accept_code_change=False,
+        options=RunOptions(),
     )
     with Store.open("shared") as store:
         other = Planned(arm="twin", batch_size=128, seed=0, trial_id=spec.trial_id)

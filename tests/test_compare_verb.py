@@ -14,7 +14,7 @@ from batchcliff import api
 from batchcliff.cli import app
 from batchcliff.comparing import in_the_words_of
 from batchcliff.errors import UsageError
-from batchcliff.planning import resolved
+from batchcliff.naming import resolved
 from batchcliff.spec import Arm, LrRule, StudySpec
 from batchcliff.stats.comparable import check_studies
 

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", f"examples/{name}", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
 
 
@@ -49,4 +51,5 @@ def test_no_example_is_left_out() -> None:
         "lars_in_your_loop.py",
         "warmup_in_your_loop.py",
         "read_records.py",
+        "trials_on_ray.py",  # run by tests/gates/test_ray.py, since it needs Ray
     }

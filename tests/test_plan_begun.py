@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from batchcliff import api
 from batchcliff.cli import app
-from batchcliff.planning import resolved
+from batchcliff.naming import resolved
 from batchcliff.spec import Settings
 from batchcliff.study.store import Store
 

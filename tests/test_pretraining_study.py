@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from batchcliff.errors import UsageError
-from batchcliff.planning import with_weights
+from batchcliff.naming import with_weights
 from batchcliff.spec import Pretraining
 from batchcliff.studyfile import load_study, parse_study
 

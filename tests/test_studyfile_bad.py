@@ -11,6 +11,7 @@ import pytest
 from bad_study_files import BAD, GOOD, SYNTAX
 from batchcliff.errors import UsageError
 from batchcliff.studyfile import load_study, parse_study
+from calls import HEAVY
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -115,23 +116,19 @@ def test_a_folder_is_no_study_file(tmp_path: Path) -> None:
 # --- before torch, quickly, and nothing written
 
 
-def test_a_bad_file_is_refused_before_torch_and_in_under_a_second(tmp_path: Path) -> None:
-    """The processor's time is measured: the wall's would depend on who else is at work."""
+def test_a_bad_file_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(GOOD.replace("seeds", "sedes"))
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "sys.argv = ['batchcliff', 'run', 's.toml']\n"
         "from batchcliff.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n"
-        "    print(end.code, sorted({'torch', 'altair', 'scipy'} & sys.modules.keys()))\n"
-        "    print(time.process_time())\n"
+        f"    print(end.code, sorted({HEAVY - {'numpy'}} & sys.modules.keys()))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    found, seconds = ended.stdout.splitlines()
-    assert found == "2 []"
-    assert float(seconds) < 1.0
+    assert ended.stdout == "2 []\n"
     assert ended.stderr.startswith("s.toml:4: sedes = 2: unknown key. Did you mean 'seeds'?")
     assert [p.name for p in tmp_path.iterdir()] == ["s.toml"]

@@ -14,24 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchcliff.canonical import parse_json, uncollected
+from batchcliff.canonical import uncollected
 from batchcliff.comparing import compare
 from batchcliff.diagnosing import diagnose
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import ImportReport, find_imported, import_, report_imported
-from batchcliff.planning import (
-    Plan,
-    PlannedTrial,
-    check_device,
-    folder_of,
-    lr_choices,
-    plan,
-    resolved,
-    with_weights,
-)
+from batchcliff.naming import begun, folder_of, resolved, with_weights
+from batchcliff.planning import Plan, PlannedTrial, check_device, lr_choices, plan
 from batchcliff.record import Outcome
 from batchcliff.spec import StudySpec
-from batchcliff.standing import CellStatus, Status, cells_of, find_study, status
+from batchcliff.standing import CellStatus, Status, cells_of, find_study, status, suspects_text
+from batchcliff.study.named import check_ids
 from batchcliff.study.printable import escaped, json_text, printable
 from batchcliff.study.progress import Progress, SilentProgress
 from batchcliff.study.tuning import reported_plan
@@ -45,6 +38,7 @@ if TYPE_CHECKING:
     from batchcliff.machine import Check
     from batchcliff.schedule_view.view import View
     from batchcliff.stats.budget import Budget
+    from batchcliff.study.options import RunOptions
     from batchcliff.study.supervisor import RunSummary
 
 __all__ = [
@@ -102,6 +96,7 @@ def run(
     ranks: int = 1,
     verify: bool = False,
     allow_mixed_numerics: bool = False,
+    only: Sequence[str] | None = None,
 ) -> RunSummary:
     """Run what is missing of a study; the same call resumes one that was interrupted.
 
@@ -119,44 +114,49 @@ def run(
     ranks: processes that share every batch of a trial, each on a GPU of its own;
     grace: seconds that trials have to be saved after a signal, None: 8 after Ctrl-C, else 25;
     verify: hash every file of the data again, whatever its size and times say;
-    allow_mixed_numerics: go on with trials that were begun under other numerics.
+    allow_mixed_numerics: go on with trials that were begun under other numerics;
+    only: ids of the trials to run, and no other, for a scheduler (docs/clusters.md): the counts
+    and the exit code are of these, 75 where another process runs one of them.
     Returns the counts by outcome, the exit code and the folder. Raises UsageError (nothing
     was written), DataError, StorageError (resumable).
     """
     check_device(device)
+    check_ids(only)
     own = load_workload(workload) if workload else None
     spec = with_weights(resolved(study, own), weights)
+    from batchcliff.study.options import RunOptions
+
+    options = RunOptions(
+        data=Path(data) if data else None, device=device, workers=workers,
+        workload_reference=workload, extend=extend, accept_code_change=accept_code_change,
+        shared=shared, weights=Path(weights) if weights else None,
+        checkpoint_every=checkpoint_every, micro_batch=micro_batch,
+        deterministic=deterministic, grace=grace, ranks=ranks, verify=verify,
+        allow_mixed_numerics=allow_mixed_numerics, only=None if only is None else tuple(only),
+    )  # fmt: skip
+    folder = folder_of(spec, out or begun(study))
+    return _run(spec, folder, options, progress or SilentProgress())
+
+
+def _run(study: StudySpec, folder: Path, options: RunOptions, progress: Progress) -> RunSummary:
+    """Workers start first; what this process needs of the package is imported meanwhile."""
     from batchcliff.study import sharing
     from batchcliff.study.ahead import started_ahead
 
-    shown, exit_code = progress or SilentProgress(), 1
-    umask = os.umask(sharing.UMASK) if shared else None
-    folder, plain = folder_of(spec, out), ranks == 1 and not deterministic
+    plain = options.ranks == 1 and not options.deterministic and options.only is None
+    exit_code, device, workers = 1, options.device, options.workers
+    umask = os.umask(sharing.UMASK) if options.shared else None
     try:
-        with started_ahead(spec, folder, device=device, workers=workers, plain=plain):
+        with started_ahead(study, folder, device=device, workers=workers, plain=plain):
             from batchcliff.stats.search import search
             from batchcliff.stats.tuning import best_lr
             from batchcliff.study import supervisor
 
             summary = supervisor.run_study(
-                spec,
+                study,
                 folder=folder,
-                data=Path(data) if data else None,
-                device=device,
-                workers=workers,
-                progress=shown,
-                workload_reference=workload,
-                extend=extend,
-                accept_code_change=accept_code_change,
-                shared=shared,
-                weights=Path(weights) if weights else None,
-                checkpoint_every=checkpoint_every,
-                micro_batch=micro_batch,
-                deterministic=deterministic,
-                grace=grace,
-                ranks=ranks,
-                verify=verify,
-                allow_mixed_numerics=allow_mixed_numerics,
+                progress=progress,
+                options=options,
                 choose=best_lr,
                 seek=search,
             )
@@ -165,7 +165,7 @@ def run(
     finally:
         if umask is not None:
             os.umask(umask)
-        shown.ended(exit_code=exit_code)
+        progress.ended(exit_code=exit_code)
     return summary
 
 
@@ -213,15 +213,18 @@ def report(study: str | Path, *, out: str | Path | None = None) -> Report:
         cells = [(p.arm, p.batch_size, p.seed, p.trial_id) for p in reported_plan(store)]
         choices = lr_choices(store, records)
         spec, aside = store.study, [q.name for q in store.quarantined]
+        suspects = store.suspects(records)
     mark("the records are read")
     from batchcliff.report import write_report
 
     found = list(records.values())
     place = Path(out) if out is not None else plain_folder(folder / "report")
-    written = write_report(spec, found, cells, place, quarantined=aside, choices=choices)
+    cautions = [suspects_text(suspects)] if suspects else []
+    written = write_report(
+        spec, found, cells, place, quarantined=aside, choices=choices, cautions=cautions
+    )
     mark("the report is written")
-    summary = parse_json(written.summary.read_bytes())
-    return Report(page=written.page, headlines=tuple(summary["headline"]))
+    return Report(page=written.page, headlines=written.headline)
 
 
 def prepare_report() -> None:

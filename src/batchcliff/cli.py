@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +18,7 @@ from batchcliff import __version__
 from batchcliff.cli_advise import advise_verb
 from batchcliff.cli_compare import compare_verb
 from batchcliff.cli_diagnose import diagnose_verb
+from batchcliff.cli_ending import finish, say_how_to_go_on
 from batchcliff.cli_import import import_verb
 from batchcliff.cli_options import (
     OUTPUT,
@@ -32,8 +33,10 @@ from batchcliff.cli_options import (
     DryRun,
     Extend,
     Grace,
+    Ids,
     Json,
     MicroBatch,
+    Only,
     Out,
     Ranks,
     Seeds,
@@ -45,13 +48,11 @@ from batchcliff.cli_options import (
     Weights,
     Workers,
     WorkloadOption,
+    ids_in,
 )
 from batchcliff.cli_schedule import schedule_verb
 from batchcliff.cli_target import target_verb
 from batchcliff.errors import BatchcliffError, UsageError
-
-if TYPE_CHECKING:
-    from batchcliff.study.supervisor import RunSummary
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
@@ -106,7 +107,7 @@ def _guarded(verb: Verb) -> Verb:
             _let_go_of_stdout()
             raise typer.Exit(141) from None
         except KeyboardInterrupt:
-            _say_how_to_go_on()
+            say_how_to_go_on()
             raise typer.Exit(130) from None
         except BatchcliffError as error:
             from batchcliff.study.printable import printable
@@ -118,15 +119,6 @@ def _guarded(verb: Verb) -> Verb:
     return guarded  # type: ignore[return-value]
 
 
-def _say_how_to_go_on() -> None:
-    import shlex
-
-    from batchcliff.study.printable import printable
-
-    again = printable(shlex.join(["batchcliff", *sys.argv[1:]]))
-    typer.echo(f"not complete; this goes on where it stopped: {again}", err=True)
-
-
 def _let_go_of_stdout() -> None:
     """Nobody reads: send what is still buffered nowhere, or Python complains on its way out."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,7 +126,7 @@ def _let_go_of_stdout() -> None:
 
 def _study(source: str, out: Path | None, workload: str | None, **changes: Any) -> Any:
     """The study of a file, a recipe or a folder that holds one, and its folder if known."""
-    from batchcliff.planning import begun, study_in
+    from batchcliff.naming import begun, study_in
     from batchcliff.studyfile import load_study
     from batchcliff.workloads import load_workload
 
@@ -165,6 +157,7 @@ def plan_verb(
     workload: WorkloadOption = None,
     ranks: Ranks = 1,
     as_json: Json = False,
+    ids: Ids = False,
 ) -> None:
     """Say what would run: every trial's arithmetic, what is infeasible, the expected time.
 
@@ -179,7 +172,9 @@ def plan_verb(
     found = api.plan(
         spec, out=out, data=data, device=device, workers=workers, workload=workload, ranks=ranks
     )
-    if as_json:
+    if ids:
+        show.write_ids(found, as_json=as_json)
+    elif as_json:
         show.write_json(show.plan_json(found))
     else:
         show.show_plan(found)
@@ -210,12 +205,15 @@ def run_verb(
     ranks: Ranks = 1,
     verify: Verify = False,
     allow_mixed_numerics: AllowMixedNumerics = False,
+    only: Only = None,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with one that was interrupted: the same command does both.
 
     Example: batchcliff run article --data cifar10/ --device cuda
     """
+    if dry_run and only is not None:
+        raise UsageError("--dry-run is of the whole study: leave --only out")
     if dry_run:
         changed = (set_, seeds, batch_sizes, budget)
         return plan_verb(study, data, out, device, workers, *changed, workload, ranks, as_json)
@@ -225,46 +223,15 @@ def run_verb(
     from batchcliff.study.progress import Foreseeing, make_progress
 
     shown = make_progress(sys.stdout if as_json else sys.stderr, as_json=as_json)
-    progress = Foreseeing(shown, api.prepare_report)
+    progress = shown if only is not None else Foreseeing(shown, api.prepare_report)
     summary = api.run(
         spec, data=data, out=out, workload=workload, device=device, workers=workers,
         extend=extend, accept_code_change=accept_code_change, shared=shared, weights=weights,
         checkpoint_every=checkpoint_every, micro_batch=micro_batch, progress=progress,
         deterministic=deterministic, grace=grace, ranks=ranks, verify=verify,
-        allow_mixed_numerics=allow_mixed_numerics,
+        allow_mixed_numerics=allow_mixed_numerics, only=ids_in(only),
     )  # fmt: skip
-    _finish(summary, as_json)
-
-
-def _finish(summary: RunSummary, as_json: bool) -> None:
-    """Write the report, say where it lies and what it says, and exit with the run's code."""
-    from batchcliff import api, show
-
-    counts = {outcome: n for outcome, n in summary.counts.items() if n}
-    said: dict[str, Any] = {"folder": str(summary.folder), "counts": counts}
-    said["missing"] = summary.missing
-    if summary.exit_code in (0, 3, 75) and counts:
-        if not as_json:
-            typer.echo("writing the report", err=True)
-        written = api.report(summary.folder)
-        said |= {"report": str(written.page), "headlines": list(written.headlines)}
-    if as_json:
-        import json
-
-        said |= {"event": "done", "exit_code": summary.exit_code}
-        sys.stdout.write(json.dumps(said) + "\n")
-    else:
-        ended = [f"{n} {outcome}" for outcome, n in sorted(counts.items())]
-        show.write(
-            ", ".join([*ended, *([f"{summary.missing} missing"] * bool(summary.missing))])
-        )
-        show.write(*said.get("headlines", ()))
-        if "report" in said:
-            show.write(f"report: {said['report']}")
-        if summary.exit_code >= 74:
-            _say_how_to_go_on()
-    sys.stdout.flush()
-    raise typer.Exit(summary.exit_code)
+    finish(summary, as_json, reported=only is None)
 
 
 @app.command("status")

@@ -11,60 +11,67 @@ from batchcliff.cli_options import OUTPUT, Data, Device, Json, WorkloadOption
 from batchcliff.errors import UsageError
 
 if TYPE_CHECKING:
+    from batchcliff.advising import Advised
     from batchcliff.advising.probe import Probed
 
 PROBE = "Before any study"
 
 
+Study = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's folder, or NAME for studies/NAME; with --probe a study file or a "
+        "recipe's name.",
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="torch|toml|lightning|transformers|timm",
+        help="Settings that run as given, in place of the text; toml: a confirming study, "
+        "with --probe the study to run.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OfArm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARM",
+        help="Of this arm. Default: the one that is safe furthest; with --probe the reference.",
+    ),
+]
+Probe = Annotated[
+    bool,
+    typer.Option(
+        "--probe",
+        help="Predict from a short run, where no study exists: memory and micro batch, "
+        "examples/s by batch size, largest stable rate, noise scale. Writes nothing.",
+        rich_help_panel=PROBE,
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="About how long the probe measures, without the start of its processes. "
+        "Default: 60.",
+        show_default=False,
+        rich_help_panel=PROBE,
+    ),
+]
+
+
 def advise_verb(
-    study: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STUDY",
-            help="A study's folder, or NAME for studies/NAME; with --probe a study file or a "
-            "recipe's name.",
-            show_default=False,
-        ),
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="torch|toml|lightning|transformers|timm",
-            help="Settings that run as given, in place of the text; toml: a confirming study, "
-            "with --probe the study to run.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    arm: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ARM",
-            help="Of this arm. Default: the one that is safe furthest; with --probe the "
-            "reference.",
-        ),
-    ] = None,
+    study: Study = None,
+    format_: Format = None,
+    arm: OfArm = None,
     as_json: Json = False,
-    probe: Annotated[
-        bool,
-        typer.Option(
-            "--probe",
-            help="Predict from a short run, where no study exists: memory and micro batch, "
-            "examples/s by batch size, largest stable rate, noise scale. Writes nothing.",
-            rich_help_panel=PROBE,
-        ),
-    ] = False,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="About how long the probe measures, without the start of its processes. "
-            "Default: 60.",
-            show_default=False,
-            rich_help_panel=PROBE,
-        ),
-    ] = None,
+    probe: Probe = False,
+    seconds: Seconds = None,
     workload: WorkloadOption = None,
     data: Data = None,
     device: Device = "auto",
@@ -78,7 +85,7 @@ def advise_verb(
     Examples: batchcliff advise digits --format torch > train.py;
     batchcliff advise --probe digits --format toml > next.toml
     """
-    from batchcliff import api, show
+    from batchcliff import api
 
     if probe:
         _check_format(format_)
@@ -103,9 +110,13 @@ def advise_verb(
             "advise: name a study, such as digits; or --probe and a study file or a recipe, "
             "where none has been run"
         )
+    _show_advice(api.advise(study), format_, arm, as_json)
+
+
+def _show_advice(advised: Advised, format_: str | None, arm: str | None, as_json: bool) -> None:
+    from batchcliff import show
     from batchcliff.advising import chosen, exported, words
 
-    advised = api.advise(study)
     if format_ is not None:
         sys.stdout.write(exported(advised, format_, arm))
         return

@@ -12,44 +12,52 @@ from batchcliff.cli_options import PLACE, Json
 READ = "How the table is read"
 
 
+Source = Annotated[
+    str, typer.Argument(metavar="FILE.csv|NAME", help="A table, or a published set's name.")
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Default: studies/NAME.", rich_help_panel=PLACE
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="share|percent",
+        help="0.91 is a share (the default), 91 percent.",
+        rich_help_panel=READ,
+    ),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Guessing is right in 1 of N.", rich_help_panel=READ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ARM",
+        help="The arm the others are compared with. Default: none.",
+        rich_help_panel=READ,
+    ),
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Loss of accuracy that is the tolerance cliff.",
+        rich_help_panel=READ,
+    ),
+]
+
+
 def import_verb(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE.csv|NAME", help="A table, or a published set's name.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="Default: studies/NAME.", rich_help_panel=PLACE
-        ),
-    ] = None,
-    unit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="share|percent",
-            help="0.91 is a share (the default), 91 percent.",
-            rich_help_panel=READ,
-        ),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Guessing is right in 1 of N.", rich_help_panel=READ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ARM",
-            help="The arm the others are compared with. Default: none.",
-            rich_help_panel=READ,
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Loss of accuracy that is the tolerance cliff.",
-            rich_help_panel=READ,
-        ),
-    ] = 0.02,
+    source: Source,
+    out: Folder = None,
+    unit: Unit = None,
+    classes: Classes = None,
+    reference: Reference = None,
+    tolerance: Tolerance = 0.02,
     as_json: Json = False,
 ) -> None:
     """Import trials that ran elsewhere, and say where their cliffs are.

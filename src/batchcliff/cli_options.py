@@ -186,7 +186,32 @@ MicroBatch = Annotated[
         rich_help_panel=PLACE,
     ),
 ]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="ID[,ID...]",
+        help="Run these trials and no other, as a scheduler hands them out; `plan --ids` lists "
+        "them. One that another process runs is left to it, with exit code 75.",
+        show_default=False,
+        rich_help_panel=PLACE,
+    ),
+]
+Ids = Annotated[
+    bool,
+    typer.Option(
+        "--ids",
+        help="Print the id of each trial that has no outcome, a line each, and nothing else: "
+        "for `run --only`.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="As plan.", rich_help_panel=OUTPUT)
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON for scripts.", rich_help_panel=OUTPUT)]
+
+
+def ids_in(only: str | None) -> list[str] | None:
+    """The ids that `--only` names; None without it."""
+    return None if only is None else [one for one in only.split(",") if one]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchcliff import published
 from batchcliff.errors import StorageError, UsageError
-from batchcliff.planning import STUDIES
+from batchcliff.naming import STUDIES
 from batchcliff.published.imported import HEAD, TRIALS, describe, load, table_of
 from batchcliff.study.printable import printable
 

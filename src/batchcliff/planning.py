@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchcliff.canonical import to_plain, uncollected
 from batchcliff.errors import UsageError
+from batchcliff.naming import begun, folder_of, resolved
 from batchcliff.record import Ledger, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study.adaptive import Adaptive, Seek
@@ -21,6 +20,7 @@ from batchcliff.study.cost import Cost, expected
 from batchcliff.study.grid import provenance_of, trials
 from batchcliff.study.printable import printable
 from batchcliff.study.ranks import check_wanted_ranks
+from batchcliff.study.reading import Labels
 from batchcliff.study.tuning import (
     UNMEASURED,
     Place,
@@ -28,15 +28,12 @@ from batchcliff.study.tuning import (
     tuned_cells,
     tuning_records,
 )
-from batchcliff.studyfile import load_study, recipe_names
 from batchcliff.training.arithmetic import DataFacts, arithmetic
 from batchcliff.workloads import WORKLOADS, Workload, load_workload
 
 if TYPE_CHECKING:
     from batchcliff.stats.tuning import LrChoice
     from batchcliff.study.store import Store
-
-STUDIES = Path("studies")  # where studies lie unless a folder is named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +45,7 @@ class PlannedTrial:
     lr_provenance: str
     infeasible: str = ""
     outcome: str = ""
+    waits: bool = False  # for a rate that is not chosen yet: `spec` stands for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,68 +80,21 @@ class Plan:
         """Trials that cannot run as specified."""
         return sum(bool(trial.infeasible) for trial in self.trials)
 
+    @property
+    def missing_ids(self) -> tuple[str, ...]:
+        """Ids of the trials that have no outcome, as `run` with `only` takes them: those that
+        choose learning rates first, and none that waits for its rate.
 
-def resolved(study: StudySpec | str | Path, own: Workload | None) -> StudySpec:
-    """The study itself, or read from a file, a recipe, or a folder that holds one."""
-    if isinstance(study, StudySpec):
-        return study
-    folder = begun(study)
-    return load_study(study, workload=own) if folder is None else study_in(folder, bool(own))
-
-
-def begun(study: StudySpec | str | Path) -> Path | None:
-    """The folder that `study` names, if it holds a study that has been begun. A recipe's name
-    is the recipe, whatever folder is called so."""
-    from batchcliff.study.identity import STUDY
-
-    if isinstance(study, StudySpec) or study in recipe_names():
-        return None
-    with contextlib.suppress(OSError, ValueError):  # what no path can be is no folder either
-        if (Path(study) / STUDY).is_file():
-            return Path(study)
-    return None
-
-
-def study_in(folder: Path, own: bool) -> StudySpec:
-    """The study that a folder holds. UsageError for one of a workload of the user's, unless
-    it is given: the trials of another code would have other names."""
-    from batchcliff.study.store import Store
-
-    with Store.open(folder) as store:
-        study = store.study
-    if not own and study.workload not in WORKLOADS:
-        raise UsageError(
-            f"{printable(folder)} holds a study of the workload {printable(study.workload)!r}, "
-            "which is not built in: add --workload module:function, as it was run with."
-        )
-    return study
-
-
-def with_weights(study: StudySpec, weights: str | Path | None) -> StudySpec:
-    """The study that begins with a file's weights, which it names by their SHA-256.
-
-    Raises UsageError if the file cannot be read or the study has no pretraining to replace.
-    """
-    if weights is None:
-        return study
-    pretraining = study.settings.pretraining
-    if pretraining is None:
-        raise UsageError(
-            f"--weights {weights}: the study has no pretraining that they could stand for. "
-            'Write settings.pretraining = { data = "cifar10-first-half" } in it.'
-        )
-    try:
-        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"--weights {weights}: {error.strerror or error}") from error
-    given = dataclasses.replace(pretraining, weights=digest)
-    settings = dataclasses.replace(study.settings, pretraining=given)
-    return dataclasses.replace(study, settings=settings)
-
-
-def folder_of(study: StudySpec, out: str | Path | None) -> Path:
-    """The study's folder: `out`, or studies/NAME."""
-    return Path(out) if out is not None else STUDIES / study.name
+        Raises UsageError if the data were not read: their digest is a part of each id.
+        """
+        every = (*self.tuning, *self.trials)
+        if any(not trial.spec.data_digest for trial in every):
+            raise UsageError(
+                f"the ids of trials change with the data, and {self.study.data} has not been "
+                "read; say where it lies: --data PATH"
+            )
+        open_ = (trial for trial in every if not trial.outcome and not trial.waits)
+        return tuple(dict.fromkeys(trial.spec.trial_id for trial in open_))
 
 
 @uncollected()
@@ -182,27 +133,15 @@ def plan(
     every = [*specs, *(t for cell in cells for t in cell.trials)]
     look = _Look(spec, facts, every, records)
     check_wanted_ranks(ranks, every, look.ledgers)
-    tuned = {cell.place: cell for cell in cells}
-    waiting = {place for place in tuned if place not in choices or choices[place].missing}
+    waiting = {c.place: c for c in cells if c.place not in choices or choices[c.place].missing}
     found = []
     for trial in specs:
-        place = trial.arm, trial.batch_size
-        if place in waiting:
-            found.append(look.waiting(trial, tuned[place]))
-        else:
-            found.append(look.at(trial))
+        cell = waiting.get((trial.arm, trial.batch_size))
+        found.append(look.at(trial) if cell is None else look.waiting(trial, cell))
     tuning = tuple(look.at(trial) for cell in cells for trial in cell.trials)
-    todo = [t for t in (*found, *tuning) if t.ledger and not t.outcome]
-    like = [r for r in records if r.provenance and r.provenance.ranks == ranks]
-    cost = expected(
-        [(t.spec.batch_size, t.ledger.examples) for t in todo if t.ledger],
-        like,
-        workload=spec.workload if ranks == 1 and _as_it_comes(todo, own) else "",
-        device=_kind_of(device),
-        workers=workers or usual_workers(device, ranks),
-    )
-    if cost.seconds is None and len(like) < len(records):
-        cost = Cost(seconds=None, basis=f"unknown until a trial has run with --ranks {ranks}")
+    plain = spec.workload if ranks == 1 and own is None else ""
+    width = workers or usual_workers(device, ranks)
+    cost = _cost([*found, *tuning], records, plain, _kind_of(device), width, ranks)
     return Plan(
         study=spec,
         folder=folder,
@@ -231,8 +170,9 @@ def _next_of(
 
     Those are the planned ones that have no record, or the next round where all have one.
     """
-    known = {_label(record.spec): record for record in records}
-    labels = {place: _label(spec) for place, spec in adaptive.specs.items()}
+    label = Labels().of
+    known = {label(record.spec): record for record in records}
+    labels = {place: label(spec) for place, spec in adaptive.specs.items()}
     planned = _planned_places(folder)
     found = {p: known[labels[p]] for p in planned if labels.get(p) in known}
     now = [adaptive.specs[place] for place in planned if place in adaptive.specs]
@@ -264,7 +204,8 @@ class _Look:
     ) -> None:
         self.provenance = functools.partial(provenance_of, study)
         self.ledgers, self.reasons = arithmetic(specs, facts, self.provenance)
-        self.outcomes = {_label(record.spec): record.outcome.value for record in records}
+        self.label = Labels().of
+        self.outcomes = {self.label(r.spec): r.outcome.value for r in records}
 
     def at(self, spec: TrialSpec) -> PlannedTrial:
         """A trial whose rate is known."""
@@ -273,13 +214,15 @@ class _Look:
             ledger=self.ledgers.get(spec.trial_id),
             lr_provenance=self.provenance(spec),
             infeasible=self.reasons.get(spec.trial_id, ""),
-            outcome=self.outcomes.get(_label(spec), ""),
+            outcome=self.outcomes.get(self.label(spec), ""),
         )
 
     def waiting(self, spec: TrialSpec, cell: TunedCell) -> PlannedTrial:
         """A trial that waits for its rate; infeasible if each that could choose it is."""
         rates = ", ".join(f"{one.lr:g}" for one in cell.candidates)
-        shown = dataclasses.replace(self.at(spec), lr_provenance=f"best of {rates}", outcome="")
+        shown = dataclasses.replace(
+            self.at(spec), lr_provenance=f"best of {rates}", outcome="", waits=True
+        )
         why = {self.reasons.get(trial.trial_id, "") for trial in cell.trials}
         if "" in why:
             return shown
@@ -325,7 +268,7 @@ def check_device(device: str) -> None:
 def usual_workers(device: str, ranks: int = 1) -> int:
     """How many trials `run` trains side by side by itself, each by so many ranks; "auto" is
     guessed, and one GPU a rank taken for granted, without loading torch."""
-    from batchcliff.study.supervisor import default_workers
+    from batchcliff.study.placement import default_workers
 
     return default_workers(_kind_of(device), ranks=ranks)
 
@@ -337,20 +280,37 @@ def _kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _as_it_comes(todo: list[PlannedTrial], own: Workload | None) -> bool:
+def _cost(
+    trials: list[PlannedTrial],
+    records: list[TrialRecord],
+    workload: str,
+    device: str,
+    workers: int,
+    ranks: int,
+) -> Cost:
+    """Of the trials without an outcome, by records of as many ranks, or by what was measured
+    of the built-in `workload`, "" for none."""
+    todo = [t for t in trials if t.ledger and not t.outcome]
+    like = [r for r in records if r.provenance and r.provenance.ranks == ranks]
+    found = expected(
+        [(t.spec.batch_size, t.ledger.examples) for t in todo if t.ledger],
+        like,
+        workload=workload if _as_it_comes(todo) else "",
+        device=device,
+        workers=workers,
+    )
+    if found.seconds is None and len(like) < len(records):
+        return Cost(seconds=None, basis=f"unknown until a trial has run with --ranks {ranks}")
+    return found
+
+
+def _as_it_comes(todo: list[PlannedTrial]) -> bool:
     """Whether the trials are of a built-in workload with its own settings and data."""
-    if own is not None:
-        return False
     return all(
         (base := WORKLOADS.get(t.spec.workload)) is not None
         and (t.spec.settings, t.spec.data) == (base.settings, base.data_name)
         for t in todo
     )
-
-
-def _label(spec: TrialSpec) -> str:
-    """A name of a trial that does not depend on whether the data have been read."""
-    return dataclasses.replace(spec, data_digest="").trial_id
 
 
 def _existing(

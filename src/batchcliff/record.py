@@ -82,6 +82,11 @@ class Ledger:
     stages: tuple[BatchStage, ...] = field(default=(), metadata=ADDED)  # (): one batch size
 
 
+UNLIMITED = {"mkl_instructions": "no limit", "onednn_isa": "no limit"}
+"""Of `Provenance.numerics`, what is there only where it is set, and what holds where it is not:
+to be laid under the entries of two places before they are compared by name."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
     """Where a record came from; never part of a table of facts."""

@@ -13,7 +13,7 @@ from batchcliff.study.progress import duration_text
 if TYPE_CHECKING:
     from batchcliff.machine import Check
     from batchcliff.planning import Plan, PlannedTrial
-    from batchcliff.standing import Status
+    from batchcliff.standing import CellStatus, Status
     from batchcliff.study.cost import Cost
 
 PIPE_WIDTH = 160  # columns where the output is no terminal and nothing need be cut
@@ -200,15 +200,25 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     } | ({"search": list(plan.search), "most": plan.most} if plan.search else {})
 
 
+def write_ids(plan: Plan, *, as_json: bool) -> None:
+    """The ids of the trials that have no outcome. Raises UsageError if they are not known."""
+    if as_json:
+        write_json(plan.missing_ids)
+    else:
+        write(*plan.missing_ids)
+
+
 def show_status(status: Status) -> None:
     """A row for each cell: how its trials ended, and the mean accuracy of those that are ok."""
+    from batchcliff.standing import suspects_text
+
     write(f"study {status.study.name} in {status.folder}", "")
     total = status.counts
     shown = [name for name in total if name in ("ok", "missing") or total[name]]
     rows = []
     for cell in status.cells:
         accuracy = "" if cell.accuracy is None else f"{cell.accuracy:.4f}"
-        counts = [str(cell.counts[name]) for name in shown]
+        counts = [_counted(cell, name) for name in shown]
         rows.append((cell.arm, str(cell.batch_size), str(cell.planned), *counts, accuracy))
     rows.append(("all", "", str(status.planned), *(str(total[name]) for name in shown), ""))
     write_table(("arm", "batch size", "planned", *shown, "mean accuracy"), rows)
@@ -220,6 +230,8 @@ def show_status(status: Status) -> None:
     write(*([""] if status.search else []), *status.search)
     for name in status.quarantined:
         write(f"quarantined: {name} was damaged; its trial runs again")
+    if status.suspects:
+        write("", suspects_text(status.suspects))
     if total["missing"] or any(cell.counts["missing"] for cell in status.tuning):
         write("", cost_text(status.cost))
 
@@ -231,10 +243,16 @@ def _tuning_rows(status: Status) -> list[tuple[str, ...]]:
             str(cell.batch_size),
             str(cell.planned),
             str(cell.counts["ok"] + cell.counts["diverged"]),
-            str(cell.counts["missing"]),
+            _counted(cell, "missing"),
         )
         for cell in status.tuning
     ]
+
+
+def _counted(cell: CellStatus, name: str) -> str:
+    """How many trials of a cell, and of the missing ones how many are suspects."""
+    suspects = cell.suspects if name == "missing" else 0
+    return f"{cell.counts[name]} ({suspects} suspect)" if suspects else str(cell.counts[name])
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -248,6 +266,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "tuning": to_plain(status.tuning),
         "quarantined": list(status.quarantined),
         "search": list(status.search),
+        "suspects": to_plain(status.suspects),
         "expected_seconds": status.cost.seconds,
         "expected_basis": status.cost.basis,
     }

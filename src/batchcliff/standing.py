@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +14,22 @@ from typing import TYPE_CHECKING
 from batchcliff.canonical import uncollected
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.importing import find_imported
-from batchcliff.planning import (
-    STUDIES,
-    usual_workers,
-)
+from batchcliff.naming import STUDIES
+from batchcliff.planning import usual_workers
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import StudySpec
 from batchcliff.study.cost import Cost, expected
 from batchcliff.study.printable import printable
+from batchcliff.study.progress import trial_text
 from batchcliff.study.tuning import reported_plan, tuning_records
 from batchcliff.studyfile import load_study
 
 if TYPE_CHECKING:
+    from batchcliff.study.plan import Planned
     from batchcliff.study.store import Store
 
+
+MOST_NAMED = 6  # trials in one sentence
 
 COUNTS = (*(outcome.value for outcome in Outcome), "missing")
 
@@ -36,6 +39,7 @@ class CellStatus:
     """How the trials of one cell ended; `counts` has every outcome, and "missing".
 
     planned = ok + diverged + infeasible + oom + timeout + failed + missing, always.
+    suspects: of the missing, those that a run has left for the next one.
     """
 
     arm: str
@@ -43,9 +47,11 @@ class CellStatus:
     planned: int
     counts: dict[str, int]
     accuracy: float | None  # mean over the ok trials, running batch-norm statistics
+    suspects: int = 0
 
     def __post_init__(self) -> None:
         assert self.planned == sum(self.counts.values()), self
+        assert not self.suspects or self.suspects <= self.counts["missing"], self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +65,7 @@ class Status:
     cost: Cost  # of the missing trials
     tuning: tuple[CellStatus, ...] = ()  # the trials that choose rates; validation accuracy
     search: tuple[str, ...] = ()  # of an adaptive study: what is known of each cliff, in words
+    suspects: tuple[Planned, ...] = ()  # of all missing trials, see `suspects_text`
 
     @property
     def planned(self) -> int:
@@ -124,16 +131,23 @@ def status(study: str | Path) -> Status:
         records = store.records()
         cells, tuning = cells_of(store, records), tuning_records(store, records)
         search = _searched(store, records)
+        suspects = tuple(store.suspects(records))
         spec, bad = store.study, tuple(q.name for q in store.quarantined)
+    suspect = Counter((one.tuning, one.arm, one.batch_size) for one in suspects)
     cells_left = [*cells.items(), *tuning.items()]
     return Status(
         study=spec,
         folder=folder,
-        cells=tuple(_cell_status(*cell, found) for cell, found in cells.items()),
+        cells=tuple(
+            _cell_status(*cell, found, suspect[False, *cell]) for cell, found in cells.items()
+        ),
         quarantined=bad,
         cost=_cost_left(cells_left),
-        tuning=tuple(_cell_status(*cell, found) for cell, found in tuning.items()),
+        tuning=tuple(
+            _cell_status(*cell, found, suspect[True, *cell]) for cell, found in tuning.items()
+        ),
         search=search,
+        suspects=suspects,
     )
 
 
@@ -153,7 +167,22 @@ def _searched(store: Store, records: Mapping[str, TrialRecord]) -> tuple[str, ..
     return search_lines(study, joined, summary)
 
 
-def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> CellStatus:
+def suspects_text(suspects: Sequence[Planned]) -> str:
+    """Which of the missing trials are suspects (study/retries.py), and what becomes of them."""
+    named = [trial_text(one) for one in suspects[:MOST_NAMED]]
+    if more := len(suspects) - len(named):
+        named.append(f"and {more} more")
+    are, each = ("is a suspect", "it") if len(suspects) == 1 else ("are suspects", "each")
+    return (
+        f"{len(suspects)} of the missing trials {are} ({'; '.join(named)}): several attempts "
+        f"in a row died and nothing says why. The next run tries {each} alone and before all "
+        "others."
+    )
+
+
+def _cell_status(
+    arm: str, batch_size: int, found: list[TrialRecord | None], suspects: int
+) -> CellStatus:
     counts = dict.fromkeys(COUNTS, 0)
     for record in found:
         counts["missing" if record is None else record.outcome.value] += 1
@@ -164,6 +193,7 @@ def _cell_status(arm: str, batch_size: int, found: list[TrialRecord | None]) -> 
         planned=len(found),
         counts=counts,
         accuracy=math.fsum(ok) / len(ok) if ok else None,
+        suspects=suspects,
     )
 
 

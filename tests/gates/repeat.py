@@ -28,7 +28,7 @@ from batchcliff.training.deterministic import choose_algorithms
 from batchcliff.training.prepare import Prepared, prepare
 from batchcliff.training.trial import run_trials
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 240.0  # seconds
 
 # The article's network and conventions, as narrow as our kernels serve: bfloat16, ghost batch
 # norm, augmentation; 24 updates in 3 epochs.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import fake_peer as fake
 import fake_worker
 import pytest
 import study_runs
+from patience import PATIENCE
 from sizes import size
 
 from batchcliff import provenance
@@ -50,8 +50,7 @@ def crowd(folder: Path, trials: int, *more: object) -> tuple[list[int], int]:
     """Exit codes of eight peers at once, and how many attempts they made."""
     zygote = fake.Zygote()
     try:
-        peers = [zygote.start(folder, "--trials", trials, *more) for _ in range(8)]
-        codes = [zygote.wait(pid) for pid in peers]
+        codes = zygote.together([(folder, "--trials", trials, *more)] * 8)
     finally:
         zygote.close()
     with Store.open(folder) as store:
@@ -66,7 +65,7 @@ def test_eight_processes_make_as_many_attempts_as_there_are_trials(tmp_path: Pat
 
 
 def test_control_without_leases_eight_processes_make_more(tmp_path: Path) -> None:
-    codes, attempts = crowd(tmp_path / "s", 40, "--broken", "no-lease", "--seconds", 0.002)
+    codes, attempts = crowd(tmp_path / "s", 40, "--broken", "no-lease", "--seconds", 0.02)
     assert codes == [0] * 8 and attempts > 40
 
 
@@ -196,9 +195,6 @@ for part in range(4):
     threading.Thread(target=publish, args=(part,), daemon=True).start()
 while len(list((folder / "results").iterdir())) < 5:
     time.sleep(0.001)
-# One clock for all processes of Linux; in one piece, since the threads print too.
-sys.stdout.write(f"over {time.monotonic()}\\n")
-sys.stdout.flush()
 """
 
 
@@ -211,10 +207,8 @@ def test_an_interpreter_that_ends_during_a_commit(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": place},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
-    over = float(re.findall(r"over (\S+)", ended.stdout)[0])
-    assert time.monotonic() - over < 5
     acknowledged = ended.stdout.count("published")
     with Store.open(folder) as store:
         assert acknowledged <= len(store.records()) <= 40

@@ -12,9 +12,10 @@ from sizes import size
 from small_trials import facts_of, small_data, small_spec
 
 from batchcliff.record import Outcome, TrialRecord
-from batchcliff.training import trial as trial_module
+from batchcliff.training import records as records_module
 from batchcliff.training.arithmetic import ledger
 from batchcliff.training.prepare import prepare
+from batchcliff.training.trial import run_trials
 
 BAD = (math.nan, math.inf, -math.inf)
 STACK = 4
@@ -56,7 +57,7 @@ def run(bad: dict[int, dict[int, float]], prepared) -> list[TrialRecord]:
     specs = [small_spec(seed=seed, lr=0.01) for seed in range(STACK)]
     ledgers = [ledger(spec, facts_of(DATA)) for spec in specs]
     spoiled = dataclasses.replace(prepared, advance=Injected(bad).advance_of(prepared))
-    return trial_module.run_trials(specs, ledgers, DATA, spoiled)
+    return run_trials(specs, ledgers, DATA, spoiled)
 
 
 def wrong(bad, firsts, records: list[TrialRecord]) -> list[str]:
@@ -105,7 +106,7 @@ def test_control_a_careless_look_is_caught(
             kind == "off by one"
         )
 
-    monkeypatch.setattr(trial_module, "first_bad", first_bad)
+    monkeypatch.setattr(records_module, "first_bad", first_bad)
     rng, seen = random.Random(15), 0
     for _ in range(10):
         bad, firsts = draw(rng, 12)

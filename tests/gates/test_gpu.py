@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from study_runs import PATIENCE, Told, attempts, driver, outcomes, run, study_of
+from patience import PATIENCE
+from study_runs import Told, attempts, driver, outcomes, run, study_of
 
 from batchcliff.training.deterministic import ENVIRONMENT
 
@@ -55,7 +56,7 @@ def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     runs = [repeat(device, folder), repeat(device, folder, "gone")]
     told = []
     for process in runs:
-        out, err = process.communicate(timeout=4 * PATIENCE)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         told.append(json.loads(out.splitlines()[-1]))
     return device, told[0], told[1]
@@ -115,10 +116,7 @@ def test_kill_9_frees_the_memory_of_the_device(tmp_path: Path, victim: str) -> N
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
     with driver(command, tmp_path / "o", FAULTS=json.dumps({"0": f"hold {holds}"})) as one:
-        deadline = time.monotonic() + PATIENCE
-        while not holds.exists():
-            assert time.monotonic() < deadline and one.process.poll() is None, one.errors()
-            time.sleep(0.05)
+        one.meets(holds.exists)
         assert free() < before - 1.9, "the control: it holds two gigabytes"
         if victim == "worker":
             os.kill(one.process.pid, signal.SIGSTOP)  # else it would start another one

@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_worker
 import numpy as np
 import pytest
+from hangs import hangs_after, wait_for_stacks
 from sizes import parts
 from study_runs import (
     Told,
@@ -41,9 +42,9 @@ from batchcliff.study.jobs import Busy
 from batchcliff.study.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-GRACE = 10.0  # seconds: the documented limit
 TRIALS = 6
 SPLITS = ("train", "test")
+FOREVER = 3600  # seconds: longer than any test
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def finishes(folder: Path, output: Path, expected: bytes) -> None:
     """The oracle O of the page: one more run, and nothing has happened."""
     with driver(fake_command(folder, seeds=TRIALS, batch_sizes=[16]), output) as last:
         assert last.wait() == 0, last.errors()
-        assert all_gone(last.mark, seconds=2)
+        assert all_gone(last.mark)
     assert accounted(folder, TRIALS) == {"ok": TRIALS}
     assert table(folder) == expected
     assert leases_are_free(folder)
@@ -75,70 +76,69 @@ def finishes(folder: Path, output: Path, expected: bytes) -> None:
 def test_a_signal_at_any_moment(
     tmp_path: Path, expected: bytes, part: int, signals: int
 ) -> None:
-    """INT, TERM, HUP or USR1, some of them twice, again and again in one study until it is
-    finished: the exit code says which, within the grace, and O."""
-    rng, codes, number = random.Random(6 + part), Counter[int](), 0
+    """INT, TERM, HUP or USR1, some of them twice, again and again in one study: the exit code
+    says which, no grace is waited out, and O. One trial does not end by itself, so that no
+    run is over before its signal."""
+    rng, number = random.Random(6 + part), 0
+    endless = json.dumps({str(TRIALS - 1): f"sleep {FOREVER}"})
     for _ in range(signals):
         folder, signal_ = tmp_path / f"s{number}", rng.choice(SIGNALS)
-        command = fake_command(folder, seeds=TRIALS, batch_sizes=[16])
-        with driver(command, tmp_path / "out", PAUSE="0.02") as one:
-            one.until("started")
+        command = fake_command(folder, seeds=TRIALS, batch_sizes=[16], grace=FOREVER)
+        with driver(command, tmp_path / "out", PAUSE="0.02", FAULTS=endless) as one:
+            early, twice = rng.random() < 0.2, rng.random() < 0.3
+            one.until("started" if early else "trial_started")
             time.sleep(rng.uniform(0, 0.4))
-            began = time.monotonic()
             one.process.send_signal(signal_)
-            if rng.random() < 0.3:  # at once: nothing is waited for
+            if twice:
                 time.sleep(rng.uniform(0, 0.1))
                 with contextlib.suppress(ProcessLookupError):
                     one.process.send_signal(signal_)
             code = one.wait()
-            assert time.monotonic() - began < GRACE + 1
             # Python's own answer, where ours was not yet or no longer in place.
-            assert code in (0, 128 + signal_, -signal_), (code, one.errors())
+            answers = {128 + signal_} | ({-signal_} if early or twice else set())
+            assert code in answers, (code, one.errors())
             assert "Traceback" not in one.errors() or code < 0, one.errors()
-            assert all_gone(one.mark, seconds=2)
-            codes[code] += 1
-        if len(list((folder / "results").iterdir())) == TRIALS:
+            assert all_gone(one.mark)
+        if len(list((folder / "results").iterdir())) == TRIALS - 1:
             finishes(folder, tmp_path / "last", expected)
             number += 1
     finishes(tmp_path / f"s{number}", tmp_path / "last", expected)
-    assert sum(n for code, n in codes.items() if code > 128) > 0.5 * signals, codes
 
 
 def ended_by(
-    signals: tuple[signal.Signals, ...], grace: float | None, folder: Path, output: Path
+    signals: tuple[signal.Signals, ...], grace: float, folder: Path, output: Path
 ) -> tuple[int, float]:
     """The exit code of a run whose two workers are deaf to being asked to leave, and the
-    seconds from the last of `signals` to its end."""
+    seconds from the first of `signals` to its end; each is sent once the one before it is
+    heard."""
     command = fake_command(folder, seeds=TRIALS, batch_sizes=[16], grace=grace)
-    stuck = json.dumps(dict.fromkeys(range(TRIALS), "sleep 600"))
+    stuck = json.dumps(dict.fromkeys(range(TRIALS), f"sleep {FOREVER}"))
     with driver(command, output, FAULTS=stuck, DEAF="1") as one:
         one.until("advanced", 2)
+        began = time.monotonic()
         for number in signals:
-            began = time.monotonic()
-            with contextlib.suppress(ProcessLookupError):
-                one.process.send_signal(number)
-            time.sleep(0.6)  # the loop looks at it twice a second
+            one.process.send_signal(number)
+            one.until("note")  # "saving what is being trained"
         code, seconds = one.wait(), time.monotonic() - began
-        assert all_gone(one.mark, seconds=2)
+        assert all_gone(one.mark)
     assert leases_are_free(folder)
     return code, seconds
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
-    """The second one, while the first waits for workers that stay, is not waited for."""
-    code, seconds = ended_by((signal.SIGINT,) * 2, 30.0, tmp_path / "s", tmp_path / "o")
+    """The second one, while the first waits for workers that stay, is not waited for: neither
+    are they."""
+    code, _ = ended_by((signal.SIGINT,) * 2, FOREVER, tmp_path / "s", tmp_path / "o")
     assert code in (130, -signal.SIGINT)
-    assert seconds < 1 + 2  # a loaded machine is no failure
 
 
 def test_an_update_that_is_longer_than_the_grace_is_not_waited_for(
     tmp_path: Path, expected: bytes
 ) -> None:
-    """F22: killed at the deadline, and O. That it does wait until then is the control of the
-    test before."""
+    """F22: killed at the deadline, not before it, and O."""
     code, seconds = ended_by((signal.SIGTERM,), 2.0, tmp_path / "s", tmp_path / "o")
     assert code == 143
-    assert 2.0 < seconds < 2.0 + 1 + 2
+    assert seconds > 2.0
     whys = [why for ends in attempts(tmp_path / "s").values() for why in ends]
     assert whys == ["interrupted"] * 2, "no attempt is used up"
     finishes(tmp_path / "s", tmp_path / "last", expected)
@@ -187,32 +187,42 @@ def test_the_command_line_in_an_odd_folder(tmp_path: Path) -> None:
 # --- hangs ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+Hears = Callable[[Busy, Mapping[str, Any]], None]
+
+
+def heartbeats(monkeypatch: pytest.MonkeyPatch, seconds: float, hears: Hears) -> None:
+    """The worker of seed 1 says the same again and again for `seconds`, twenty times in each;
+    and the watch, which waits for 2.5, counts by that clock: however slow the machine is."""
+    now = [time.monotonic()]
+
+    def heard(self: Busy, message: Mapping[str, Any]) -> None:
+        now[0] += 1 / 20
+        hears(self, message)
+
+    monkeypatch.setattr(jobs_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Busy, "hears", heard)
+    hangs_after(monkeypatch, 2.5, seed=1, met=lambda: True)
     monkeypatch.setattr(Worker, "command", fake_worker.COMMAND)
-    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 2.5)
-    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
     monkeypatch.setattr(retries, "MAX_ATTEMPTS", 1)
     monkeypatch.setenv("FAULTS", json.dumps({"1": "heartbeat"}))
-    monkeypatch.setenv("HEARTBEAT_SECONDS", "6")
+    monkeypatch.setenv("HEARTBEAT_SECONDS", str(seconds))
 
 
-def test_a_heartbeat_is_no_progress(tmp_path: Path, fakes: None) -> None:
-    """A worker that says the same twenty times a second hangs all the same."""
-    began = time.monotonic()
+def test_a_heartbeat_is_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that goes on saying the same hangs all the same."""
+    heartbeats(monkeypatch, FOREVER, Busy.hears)
     assert run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s").exit_code == 3
-    assert time.monotonic() - began < 2.5 + 10, "the limit and ten seconds"
     assert outcomes(tmp_path / "s") == {0: "ok", 1: "failed"}
     assert attempts(tmp_path / "s")[1] == ["hung"]
 
 
 def test_control_a_watchdog_that_hears_anything_is_fooled(
-    tmp_path: Path, fakes: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hears(self: Busy, message: Mapping[str, Any]) -> None:
-        self.heard = time.monotonic()
+        self.heard = jobs_module.time.monotonic()
 
-    monkeypatch.setattr(Busy, "hears", hears)
+    heartbeats(monkeypatch, 2 * 2.5, hears)
     assert run(study_of(seeds=2, batch_sizes=(16,)), tmp_path / "s").exit_code == 0
     assert attempts(tmp_path / "s")[1] == ["done"]
 
@@ -221,16 +231,11 @@ def test_where_a_worker_hung_is_in_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real worker that sleeps in its network's code: its stack is dumped before the kill."""
-    heard = Busy.hears
-
-    def hears(self: Busy, message: Mapping[str, Any]) -> None:
-        jobs_module.PHASE_SECONDS = 3.0  # from "ready" on: importing torch takes its time
-        heard(self, message)
-
-    monkeypatch.setattr(jobs_module, "PHASE_SECONDS", 600.0)
-    monkeypatch.setattr(Busy, "hears", hears)
+    there = tmp_path / "there"
+    hangs_after(monkeypatch, 0.5, seed=0, met=there.exists)
+    wait_for_stacks(monkeypatch, "misbehave")
     monkeypatch.setattr(retries, "MAX_ATTEMPTS", 1)
-    monkeypatch.setenv("FAULTS", json.dumps({"0": "sleep 600"}))
+    monkeypatch.setenv("FAULTS", json.dumps({"0": f"stay {there}"}))
     told = Told()
     summary = run(study_of(seeds=1, batch_sizes=(16,)), tmp_path / "s", told, workers=1)
     assert (summary.exit_code, summary.counts) == (3, {"failed": 1})

@@ -12,13 +12,14 @@ import math
 import os
 import random
 import signal
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import rank_faults
+from hangs import hangs_after, wait_for_stacks
+from patience import until
 from rank_team import RankTeam
 from sizes import size
 from study_runs import MARK, Told, accounted, attempts, leases_are_free, marked, run, table
@@ -26,7 +27,7 @@ from study_runs import MARK, Told, accounted, attempts, leases_are_free, marked,
 from batchcliff.canonical import from_plain
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import Arm, Decay, LrRule, StudySpec
-from batchcliff.study import jobs as jobs_module
+from batchcliff.study import dispatch
 from batchcliff.study import ranks as ranks_module
 from batchcliff.study.store import Store
 
@@ -120,7 +121,6 @@ STUDY = StudySpec(
     settings=dataclasses.replace(rank_faults.workload().settings, evaluate_every=1),
     data="rank_faults-data",
 )
-HUNG, TO_END = 2.0, 10.0  # seconds without progress, and until all is gone after that
 
 
 @pytest.fixture(autouse=True)
@@ -128,11 +128,10 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """No process of a run outlives it."""
     name = uuid.uuid4().hex
     monkeypatch.setenv(MARK, name)
+    # What the kernel kills for lack of memory meanwhile is some other test's.
+    monkeypatch.setattr(dispatch, "oom_kills", lambda: 0)
     yield name
-    deadline = time.monotonic() + 2
-    while marked(name, "worker") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not marked(name, "worker")
+    until(lambda: not marked(name, "worker"))
 
 
 def two_ranks(folder: Path, told: Told | None = None, seeds: tuple[int, ...] = (0, 1)) -> int:
@@ -186,36 +185,19 @@ def test_a_rank_that_dies_ends_its_team_and_the_trial_is_tried_again(
     assert why == [{"kill": None, "exit": "crashed exit status 7"}[what], "done"]
 
 
-class Impatient(Told):
-    """From the first progress on, a hang is one after `HUNG` seconds."""
-
-    def advanced(self, trial_id: str, update: int, updates: int, rate: float) -> None:
-        super().advanced(trial_id, update, updates, rate)
-        jobs_module.HUNG_SECONDS = HUNG
-        if not self.of("at"):
-            self.heard = time.monotonic()
-
-    def note(self, text: str) -> None:
-        super().note(text)
-        jobs_module.HUNG_SECONDS = 60.0
-        self.events.append(("at", time.monotonic()))
-
-
 @pytest.mark.parametrize(("what", "rank"), HANGS[: size("rank_faults")])
 def test_a_rank_that_hangs_ends_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes, what: str, rank: int
 ) -> None:
     """F25, and where it hung is in the log: also of a stopped one, which cannot say so while
     it is stopped."""
-    monkeypatch.setattr(jobs_module, "HUNG_SECONDS", 60.0)
-    monkeypatch.setattr(jobs_module, "HUNG_GAPS", 0)
-    fault(monkeypatch, what, rank, tmp_path / "once", at=13)  # it has told of progress by then
-    told = Impatient()
-    assert two_ranks(tmp_path / "s", told) == 0
+    fault(monkeypatch, what, rank, tmp_path / "once", at=13)
+    hangs_after(monkeypatch, 2.0, seed=0, met=(tmp_path / "once").exists)
+    wait_for_stacks(monkeypatch, "in misbehave")
+    assert two_ranks(tmp_path / "s") == 0
     assert table(tmp_path / "s") == expected
     (hung,) = events(tmp_path / "s", "hung")
     assert attempts(tmp_path / "s")[0] == ["hung", "done"]
-    assert told.of("at")[0][1] - told.heard < HUNG + TO_END
     tail = hung["tail"].partition(f"rank {rank} of 2")[2].partition("rank 1 of 2")[0]
     assert "in misbehave" in tail
     assert ("stopped by a signal" in hung["tail"]) == (what == "stop")

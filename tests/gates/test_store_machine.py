@@ -43,9 +43,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        memory = Path("/dev/shm")
-        place = memory if os.access(memory, os.W_OK) else None
-        self.base = Path(tempfile.mkdtemp(dir=place))
+        self.base = Path(tempfile.mkdtemp(dir=fake_disk.in_memory()))
         self.folder = self.base / "study"
         self.trials = FIRST
         self.kept: dict[str, bytes] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from batchcliff.schedules.compose import Warmup, factors
 from batchcliff.schedules.curves import cosine_decay, warmup_factor
 from batchcliff.schedules.duration import Clock
 from batchcliff.spec import Decay
+from calls import calls
 
 ARTICLE_WARMUP = Warmup(shape="exponential", start=0.01, duration="6ep", stepping="epoch")
 ARTICLE_DECAY = Decay(at=("60%", "85%"), factor=0.1)
@@ -148,10 +148,8 @@ def test_refused(make: object, says: str) -> None:
 def test_a_long_run_takes_no_time() -> None:
     clock = Clock(40_000, 1).with_budget("1ep")
     warmup = Warmup(duration="100%", shape="cosine", start=0.0)
-    before = time.process_time()
-    table = factors(clock, warmup, ARTICLE_DECAY)
-    assert len(table) == 40_000
-    assert time.process_time() - before < 1.0  # about 0.03 s; a shared machine may be slow
+    assert len(factors(clock, warmup, ARTICLE_DECAY)) == 40_000
+    assert calls(factors, clock, warmup, ARTICLE_DECAY) < 10 * 40_000  # five an update
 
 
 def test_importing_schedules_imports_no_framework() -> None:

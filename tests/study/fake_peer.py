@@ -16,8 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pydantic_core  # noqa: F401  (who reads a record imports it: here, before any fault)
+from patience import until
 
 from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import BatchcliffError
@@ -102,8 +105,16 @@ def start(folder: Path, trials: int, base_lr: float = 0.1, *, shared: bool = Fal
     return store
 
 
-def work(store: Store, ack: Ack = lambda trial_id: None, seconds: float = 0.0) -> None:
-    """Until nothing is missing: lease, look again, claim, train, publish, acknowledge."""
+def work(
+    store: Store,
+    ack: Ack = lambda trial_id: None,
+    seconds: float = 0.0,
+    gate: Path | None = None,
+) -> None:
+    """Until nothing is missing: lease, look again, claim, train, publish, acknowledge.
+
+    gate: no training ends before that file is there.
+    """
     specs = {spec.trial_id: spec for spec in specs_of(store.study)}
     while todo := store.missing():
         progressed = False
@@ -115,6 +126,8 @@ def work(store: Store, ack: Ack = lambda trial_id: None, seconds: float = 0.0) -
                 if store.record(cell.trial_id) is None:
                     progressed = True
                     n = store.claim_attempt(cell.trial_id)
+                    while gate is not None and not gate.exists():
+                        time.sleep(0.005)
                     if store.publish(train(specs[cell.trial_id], seconds=seconds)):
                         ack(cell.trial_id)
                     store.end_attempt(cell.trial_id, n, "done")
@@ -161,7 +174,7 @@ def publish_in_place(tmp, target, name, data, locks=None) -> bool:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=target.fd)
     for start in range(0, len(data), 256):
         os.write(fd, data[start : start + 256])
-        time.sleep(0.002)
+        time.sleep(0.01)
     os.close(fd)
     return True
 
@@ -169,6 +182,7 @@ def publish_in_place(tmp, target, name, data, locks=None) -> bool:
 def publish_over(tmp, target, name, data, locks=None) -> bool:
     """Atomic, but the last writer wins."""
     temporary = tmp.write_temporary(data)
+    time.sleep(0.01)  # so that others may be as far, even on one processor
     os.rename(temporary.name, name, src_dir_fd=tmp.fd, dst_dir_fd=target.fd)
     return True
 
@@ -203,7 +217,7 @@ def peer(options: argparse.Namespace) -> int:
                 store.check_space(options.need)
             if not options.only_create:
                 ack = ack_to(options.acks, store) if options.acks else lambda trial_id: None
-                work(store, ack, options.seconds)
+                work(store, ack, options.seconds, options.gate)
     except BatchcliffError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -231,6 +245,11 @@ def zygote() -> None:
         print(pid, flush=True)
 
 
+def _state(stat: Path) -> str:
+    """The kernel's letter for a process: T is stopped."""
+    return stat.read_text().rpartition(")")[2].split()[0]
+
+
 class Zygote:
     """Forks peers on command, so that each of hundreds starts in milliseconds."""
 
@@ -254,6 +273,15 @@ class Zygote:
     def wait(self, pid: int) -> int:
         return self.say(f"wait {pid}")
 
+    def together(self, calls: Sequence[Sequence[object]]) -> list[int]:
+        """The exit statuses of peers, none of which begins before all are there."""
+        peers = [self.start(*call, "--stop") for call in calls]
+        for pid in peers:
+            until(lambda stat=Path(f"/proc/{pid}/stat"): _state(stat) == "T")
+        for pid in peers:
+            os.kill(pid, signal.SIGCONT)
+        return [self.wait(pid) for pid in peers]
+
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
@@ -266,6 +294,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--trials", type=int, default=20)
     options.add_argument("--lr", type=float, default=0.1)
     options.add_argument("--seconds", type=float, default=0.0)
+    options.add_argument("--gate", type=Path)
     options.add_argument("--need", type=int, default=0)
     options.add_argument("--acks", type=Path)
     options.add_argument("--broken", default="")

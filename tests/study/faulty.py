@@ -46,16 +46,22 @@ def misbehave(seed: int) -> str:
             sys.exit(int(argument))
         case "signal":
             os.kill(os.getpid(), int(argument))
-            time.sleep(600)  # SIGSTOP
+            time.sleep(3600)  # SIGSTOP
         case "segfault":
             ctypes.string_at(0)
         case "sleep":
             time.sleep(float(argument))
+        case "await":  # that file
+            while not Path(argument).exists():
+                time.sleep(0.01)
+        case "stay":  # and say that it is here
+            Path(argument).touch()
+            time.sleep(3600)
         case "helper":  # of the worker's own, as a loader of data forks them
             if os.fork() == 0:
-                time.sleep(600)
+                time.sleep(3600)
                 os._exit(0)
-            time.sleep(600)
+            time.sleep(3600)
         case "once" | "stop":  # the first time only
             try:
                 Path(argument).touch(exist_ok=False)

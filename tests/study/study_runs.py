@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE, until
+
 from batchcliff.errors import BatchcliffError
 from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, Decay, LrRule, StudySpec, TrialSpec
@@ -37,7 +39,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 PATH = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
 MARK = "BATCHCLIFF_TEST_MARK"
-PATIENCE = 60.0  # seconds until a test gives up; a loaded machine is no failure
 
 
 def study_of(
@@ -170,8 +171,9 @@ def marked(mark: str, contains: str = "") -> list[int]:
     return found
 
 
-def all_gone(mark: str, seconds: float) -> bool:
-    """Whether nothing marked is alive within `seconds`."""
+def all_gone(mark: str, seconds: float = PATIENCE) -> bool:
+    """Whether nothing marked is alive within `seconds`: whoever is killed has to be given a
+    processor once more."""
     deadline = time.monotonic() + seconds
     while left := marked(mark):
         if time.monotonic() > deadline:
@@ -197,11 +199,18 @@ class Driver:
 
     def until(self, kind: str, count: int = 1) -> None:
         """Wait for `count` events of a kind."""
-        deadline = time.monotonic() + PATIENCE
-        while len(self.events(kind)) < count:
-            assert self.process.poll() is None, self.errors()
-            assert time.monotonic() < deadline, self.errors()
-            time.sleep(0.01)
+        self.meets(lambda: len(self.events(kind)) >= count)
+
+    def meets(self, happened: Callable[[], bool]) -> None:
+        """Wait until something has happened; it does not if the run is over."""
+
+        def looks() -> bool:
+            alive = self.process.poll() is None
+            found = happened()
+            assert alive or found, self.errors()
+            return found
+
+        until(looks, self.errors)
 
     def errors(self) -> str:
         return self.output.with_suffix(".err").read_text()

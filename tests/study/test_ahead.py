@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from batchcliff import api
 from batchcliff.errors import UsageError
@@ -108,7 +109,7 @@ def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
     worker = ahead._started({"OMP_NUM_THREADS": "1"}, "cpu", settings)
     try:
         assert worker.receive() is None  # the end, after nothing
-        assert worker.reap(30.0) == 0
+        assert worker.reap(PATIENCE) == 0
     finally:
         worker.kill()
         worker.close()

@@ -14,7 +14,7 @@ from study_runs import study_of
 from batchcliff.spec import Arm, BatchNorm, Model, TrialSpec
 from batchcliff.study import grid
 from batchcliff.study import jobs as module
-from batchcliff.study.jobs import STACK, Busy, Job, choose, jobs, stack_width, stackable
+from batchcliff.study.jobs import STACK, Busy, Job, Kills, choose, jobs, stack_width, stackable
 from batchcliff.training.arithmetic import shape_key
 from batchcliff.workloads import workload
 
@@ -125,7 +125,9 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        self.busy = Busy(JOBS[0], {}, {}, 0, heard=self.now, looked=self.now)
+        self.count = 0
+        kills = Kills(lambda: self.count)
+        self.busy = Busy(JOBS[0], {}, {}, kills, heard=self.now, looked=self.now)
 
     def says(self, event: str, after: float = 0.0, **fields: object) -> None:
         self.now += after
@@ -202,3 +204,21 @@ def test_time_in_which_nobody_listened_is_not_the_workers(clock: Clock) -> None:
     clock.now += 3_600
     assert not clock.busy.is_hung()
     assert clock.hangs_after() == pytest.approx(60, abs=1)
+
+
+def test_a_kill_for_lack_of_memory_is_of_who_has_not_spoken_since(clock: Clock) -> None:
+    """One that was counted before the worker's last words but for some seconds, in which they
+    may have waited for us, was of somebody else."""
+    clock.says("phase", phase="training")
+    clock.count += 1
+    clock.advances(every=1.0)
+    assert clock.busy.kills.grew(), "these words may be older than the kill"
+    clock.advances(count=2, every=5.0)
+    assert not clock.busy.kills.grew()
+    clock.now += 3600
+    clock.count += 1
+    assert clock.busy.kills.grew(), "and not a word since"
+    clock.says("progress", ids=["a"], done=clock.busy.place[1])
+    assert clock.busy.kills.grew()
+    clock.says("progress", 5.0, ids=["a"], done=clock.busy.place[1])
+    assert not clock.busy.kills.grew(), "a sign of life without progress is one"

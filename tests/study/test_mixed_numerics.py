@@ -17,13 +17,18 @@ from batchcliff import api
 from batchcliff.record import Provenance, TrialRecord
 from batchcliff.study.fingerprints import Fingerprints
 from batchcliff.study.store import Store
+from batchcliff.training.precision import ISA_LIMITS
 
 OTHER = {"ATEN_CPU_CAPABILITY": "default"}  # no vector instructions
+LIMITED = {"ONEDNN_MAX_CPU_ISA": "sse41"}  # oneDNN's convolutions alone
 HERE = torch.backends.cpu.get_cpu_capability()
 
 pytestmark = pytest.mark.skipif(
-    HERE == "DEFAULT" or os.environ.get("ATEN_CPU_CAPABILITY") is not None,
+    HERE == "DEFAULT" or not {"ATEN_CPU_CAPABILITY", *ISA_LIMITS}.isdisjoint(os.environ),
     reason="this machine has one instruction set only: mixed numerics NOT TESTED",
+)
+limits_onednn = pytest.mark.skipif(
+    not HERE.startswith("AVX"), reason="SSE4.1 is of other processors: NOT TESTED"
 )
 
 
@@ -91,6 +96,18 @@ def test_control_under_the_same_numerics_it_goes_on(
     (where, again) = provenances(folder)
     assert where.resumed_from == again.resumed_from > 0 and where.mixed == again.mixed == ()
     assert table(folder) == table(whole / "here")
+
+
+@limits_onednn
+def test_a_limit_for_onednn_is_other_numerics(begun: Path, tmp_path: Path, whole: Path) -> None:
+    """torch's own instruction set stays what it was, and still bits change."""
+    folder = Path(shutil.copytree(begun, tmp_path / "s"))
+    (note,) = ran(folder, **LIMITED)
+    assert "not used: made under other numerics: onednn_isa 'no limit', now 'SSE41'" in note
+    assert {p.resumed_from for p in provenances(folder)} == {0}
+    assert table(folder) not in [table(whole / name) for name in ("here", "other")]
+    there, here = (dict(provenances(place)[0].numerics) for place in (whole / "here", folder))
+    assert here == there | {"onednn_isa": "SSE41"}
 
 
 def test_mixing_is_allowed_if_somebody_says_so_and_then_it_is_said(

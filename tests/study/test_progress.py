@@ -11,6 +11,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 from rich.console import Console
 
 from batchcliff.record import Outcome, Provenance, TrialRecord
@@ -345,7 +346,7 @@ def test_what_follows_a_run_is_begun_once_when_it_is_about_to_end() -> None:
     assert SOON < 100 and not begun.acquire(timeout=0.2)
     clock.now += 90
     progress.advanced(spec.trial_id, 95, 100, 64.0)
-    assert begun.acquire(timeout=10)
+    assert begun.acquire(timeout=PATIENCE)
     progress.advanced(spec.trial_id, 96, 100, 64.0)
     progress.finished(ended(spec))
     assert not begun.acquire(timeout=0.2)

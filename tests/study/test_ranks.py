@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, until
 
 from batchcliff.errors import UsageError
 from batchcliff.study import ranks as ranks_module
@@ -27,7 +28,13 @@ line = socket.socket(fileno=int(sys.argv[1]))
 header = socket.recv_fds(line, 4, 8)[0]
 setup = json.loads(line.recv(1 << 16))
 for step in setup["plays"][setup["rank"]]:
-    if isinstance(step, dict):
+    if isinstance(step, list):
+        what, path = step
+        if what == "touch":
+            open(path, "x").close()
+        while not os.path.exists(path):
+            time.sleep(0.01)
+    elif isinstance(step, dict):
         line.sendall(json.dumps(step).encode() + b"\\n")
     elif isinstance(step, str):
         print(step, flush=True)
@@ -36,6 +43,9 @@ for step in setup["plays"][setup["rank"]]:
     else:
         time.sleep(step)
 """
+
+
+STAY = 3600  # seconds: until it is ended
 
 
 def error(kind: str, **more: Any) -> dict[str, Any]:
@@ -48,7 +58,8 @@ def progress(done: int, trial: str = "a") -> dict[str, Any]:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Team]]:
-    """A team whose ranks do what they are told: events, texts, pauses, -signals."""
+    """A team whose ranks do what they are told: events, texts, pauses, -signals, and "touch" or
+    "await" a file."""
     monkeypatch.setattr(Worker, "command", (sys.executable, "-c", PUPPET))
     teams = []
 
@@ -66,82 +77,81 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Team]]:
         assert all(worker.process.returncode is not None for worker in team.ranks)
 
 
-def heard(team: Team, seconds: float = 30.0) -> list[dict[str, Any] | None]:
-    """All that a team says until one of its ranks is gone; None at the end."""
+def heard(team: Team, last: str = "error") -> list[dict[str, Any] | None]:
+    """All that a team says until the event `last`, or until a rank is gone; then None."""
     said: list[dict[str, Any] | None] = []
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         select.select([team], [], [], 1.0)
         messages = team.receive()
         if messages is None:
             return [*said, None]
         said += messages
-        if any(message["event"] == "error" for message in messages):
+        if any(message["event"] == last for message in messages):
             return said
     raise AssertionError(said)
 
 
-def test_a_team_is_ready_idle_and_as_far_as_its_last_rank(play: Callable[..., Team]) -> None:
-    """Records of rank 0 alone; the same place twice is no progress."""
+def test_a_team_is_ready_idle_and_as_far_as_its_last_rank(
+    play: Callable[..., Team], tmp_path: Path
+) -> None:
+    """Records of rank 0 alone; the same place twice is no progress. Rank 1 is behind."""
     record, ready, idle = {"event": "record"}, {"event": "ready"}, {"event": "idle"}
+    gate = tmp_path / "gate"
     team = play(
-        [ready, progress(4), progress(8), record, idle, 1.5],
-        [0.3, ready, 0.3, progress(2), progress(2), progress(6), record, idle, 1.5],
+        [ready, progress(4), progress(8), record, idle, STAY],
+        [["await", str(gate)], ready, progress(2), progress(2), progress(6), record, idle],
     )
+    assert heard(team, "record") == [record], "nothing else is the team's"
+    gate.touch()
     said = [m and (m["event"], m.get("done")) for m in heard(team)]
-    assert said.count(("ready", None)) == 1
-    assert said.count(("record", None)) == 1
-    assert [done for m in said if m for event, done in [m] if event == "progress"] in (
-        [2, 6],
-        [2, 4, 6],
-    )
-    assert said.count(("idle", None)) == 1
-    assert said[-1] is None
+    assert said == [("ready", None), ("progress", 2), ("progress", 6), ("idle", None), None]
 
 
 @pytest.mark.parametrize("cause", [0, 1])
-def test_the_cause_is_blamed_and_not_who_lost_it(play: Callable[..., Team], cause: int) -> None:
-    """Whichever is heard first."""
-    plays: list[list[Any]] = [[error("RankLost"), 30], [error("RankLost"), 30]]
-    plays[cause] = [0.5, error("MemoryError", out_of_memory=True), 30]
+def test_the_cause_is_blamed_and_not_who_lost_it(
+    play: Callable[..., Team], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: int
+) -> None:
+    """Although the other one has been heard before."""
+    monkeypatch.setattr(ranks_module, "CAUSE_SECONDS", PATIENCE)
+    said = str(tmp_path / "said")
+    plays: list[list[Any]] = [[error("RankLost"), ["touch", said], STAY] for _ in range(2)]
+    plays[cause] = [["await", said], 0.3, error("MemoryError", out_of_memory=True), STAY]
     team = play(*plays)
     (message,) = heard(team)
     assert message is not None
     assert message["kind"] == "MemoryError"
     assert message["message"] == f"rank {cause} of 2: no"
-    began = time.monotonic()
     team.hang_up()
     team.reap(0.0)
-    assert time.monotonic() - began < 5
+    assert all(worker.process.returncode is not None for worker in team.ranks)
 
 
-def test_a_rank_that_dies_is_the_one_whose_end_is_told(play: Callable[..., Team]) -> None:
+def test_a_rank_that_dies_is_the_one_whose_end_is_told(
+    play: Callable[..., Team], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when its partner has complained before; and the partner is not waited for."""
-    team = play([error("RankLost"), 60], [0.5, -signal.SIGKILL])
+    monkeypatch.setattr(ranks_module, "CAUSE_SECONDS", PATIENCE)
+    said = str(tmp_path / "said")
+    complains = [error("RankLost"), ["touch", said], STAY]
+    team = play(complains, [["await", said], 0.3, -signal.SIGKILL])
     assert heard(team) == [None]
-    began = time.monotonic()
-    assert team.reap(20.0) == -signal.SIGKILL
-    assert time.monotonic() - began < 10
+    assert team.reap(float(STAY)) == -signal.SIGKILL
 
 
 def test_without_a_cause_the_complaint_is_what_there_is(
     play: Callable[..., Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranks_module, "CAUSE_SECONDS", 0.2)
-    (message,) = heard(play([0.1, error("RankLost"), 30], [30]))
+    (message,) = heard(play([0.1, error("RankLost"), STAY], [STAY]))
     assert message is not None
     assert message["kind"] == "RankLost"
 
 
 def test_the_stopped_rank_is_named(play: Callable[..., Team]) -> None:
-    team = play(
-        ["here", {"event": "ready"}, 30], ["there", {"event": "ready"}, -signal.SIGSTOP]
-    )
-    select.select([team], [], [], 30)
-    deadline = time.monotonic() + 10
-    stopped = team.ranks[1].process.pid
-    while not ranks_module._is_stopped(stopped) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    team = play(["here", STAY], ["there", -signal.SIGSTOP])
+    until(lambda: ranks_module._is_stopped(team.ranks[1].process.pid), team.tail)
+    until(lambda: "here" in team.ranks[0].tail(), team.tail)
     team.ask_where()
     text = team.tail()
     assert "rank 0 of 2:\nhere" in text
@@ -168,7 +178,7 @@ def test_each_rank_has_its_device_its_number_and_the_meeting(
         ({"specs": []}, [9]),
     ]
     for worker in team.ranks:
-        worker.process.wait(30)
+        worker.process.wait(PATIENCE)
         said = worker.tail()
         assert "'MINE': '1'" in said
         assert all(f"'{name}': 'lo'" in said for name in NEIGHBOURS)

@@ -28,8 +28,8 @@ from batchcliff.record import TrialRecord
 from batchcliff.spec import Arm, Decay
 from batchcliff.study.devices import workers_on
 from batchcliff.study.engines.local import Worker
+from batchcliff.study.placement import default_workers, devices_of, environment, resolve_device
 from batchcliff.study.store import Store
-from batchcliff.study.supervisor import default_workers, devices_of, environment, resolve_device
 from batchcliff.studyfile import load_study
 
 

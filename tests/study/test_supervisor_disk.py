@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from study_runs import PATH, PATIENCE, attempts, fake_command, outcomes, run, study_of
+from patience import PATIENCE
+from study_runs import PATH, attempts, fake_command, outcomes, run, study_of
 
 from batchcliff.errors import StorageError
 from batchcliff.study import checkpoints, files
@@ -38,7 +39,7 @@ def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
         ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-e", "-c", script],
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=PATIENCE,
         env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": PATH},
     )
     return done

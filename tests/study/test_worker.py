@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fake_worker
 import pytest
-from study_runs import PATIENCE, Told, run, study_of
+from patience import PATIENCE, until
+from study_runs import Told, run, study_of
 
 from batchcliff.study.engines.local import HEADER, Worker, end_of_process
 from batchcliff.study.worker import Channel, is_out_of_memory
@@ -112,29 +113,30 @@ def test_a_worker_that_does_not_leave_is_killed_with_its_helpers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And with those of a worker that has left: nothing of it goes on computing."""
-    script = f"sleep 600 & echo $! > {tmp_path}/helper; "
-    for command, status in ((script + "wait", -signal.SIGKILL), (script + "exit 3", 3)):
+    script = f"sleep 3600 & echo $! > {tmp_path}/helper; "
+    stays, leaves = (script + "wait", 0.5, -signal.SIGKILL), (script + "exit 3", PATIENCE, 3)
+    for command, grace, status in (stays, leaves):
         # A worker makes a session of its own as soon as it lives.
         own = f"import os; os.setsid(); os.execv('/bin/sh', ['sh', '-c', {command!r}])"
         monkeypatch.setattr(Worker, "command", (sys.executable, "-c", own))
         worker = Worker({})
         helper = tmp_path / "helper"
-        while not (helper.exists() and helper.read_text().endswith("\n")):
-            time.sleep(0.01)
+        until(functools.partial(_is_told, helper), worker.tail)
         pid = int(helper.read_text())
         helper.unlink()
-        assert worker.close(grace=0.5) == status
-        deadline = time.monotonic() + 5
-        while _alive(pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        assert worker.close(grace) == status
+        until(functools.partial(_is_gone, pid))
 
 
-def _alive(pid: int) -> bool:
+def _is_told(file: Path) -> bool:
+    return file.exists() and file.read_text().endswith("\n")
+
+
+def _is_gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_strangers_folder_is_not_imported_from(

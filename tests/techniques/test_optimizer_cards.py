@@ -76,4 +76,4 @@ def test_the_code_of_the_page_on_optimizers_runs() -> None:
     text = (ROOT / "docs/optimizers.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     code = f"{block}\nnetwork(torch.randn(8, 4)).sum().backward()\noptimizer.step()\n"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -240,7 +240,7 @@ def test_what_is_saved_is_the_state_in_stream_order(name: str) -> None:
 
 def test_a_run_that_is_shorter_than_the_interval_saves_nothing() -> None:
     shelf = Shelf()
-    trained(CASES["rule sgd"], DATA, shelf.checkpoints(every_seconds=60.0))
+    trained(CASES["rule sgd"], DATA, shelf.checkpoints(every_seconds=1e9))
     assert shelf.kept == {}
 
 
@@ -286,7 +286,7 @@ def test_what_a_record_says_of_it() -> None:
     ended = trained(case, DATA, again.checkpoints(1e9))
     provenance = ended.records[0].provenance
     assert provenance is not None
-    assert 1000 < provenance.seconds < 1060
+    assert 1000 < provenance.seconds < 2000, "not twice"
     assert provenance.resumed_from == update
     assert again.told == [(f"goes on from update {update} of 10", update)]
     assert math.isclose(provenance.examples_per_second, 160 / provenance.seconds)

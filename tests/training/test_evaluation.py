@@ -14,7 +14,7 @@ from batchcliff.record import Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.spec import BatchNorm
 from batchcliff.training.arithmetic import shape_key
 from batchcliff.training.evaluate import Evaluation
-from batchcliff.training.trial import write_record
+from batchcliff.training.records import Ran, write_record
 
 # A horizon of 100 updates in a run of 12: the running statistics lag far behind.
 LAGGING = with_settings(SMALL, batch_norm__momentum=0.99)
@@ -46,7 +46,8 @@ def recorded(evaluation: str, last: float, reestimated: float) -> TrialRecord:
     assert isinstance(ledger, Ledger) and isinstance(provenance, Provenance)
     tests = [(0.1, 3.0), (0.2, 2.0), (0.3, last), (0.4, reestimated)]
     spec = small_spec(settings=settings)
-    return write_record(spec, ledger, torch.ones(12), tests, provenance, 40, {})
+    left = Ran(losses=torch.ones(12), logs={}, tests=tests)
+    return write_record(spec, ledger, left, provenance, 40)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

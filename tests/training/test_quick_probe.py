@@ -43,7 +43,7 @@ def linear(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def quadratic_places() -> tuple[Reading, ...]:
     resident = Resident.of(quadratic_data())
     return tuple(
-        places(QUADRATIC_SPEC, resident, num_classes=2, user_build=network, seconds=60.0)
+        places(QUADRATIC_SPEC, resident, num_classes=2, user_build=network, seconds=3600.0)
     )
 
 
@@ -96,7 +96,7 @@ def test_the_noise_scale_after_the_short_run_is_that_of_the_truth() -> None:
 def test_the_noise_scale_of_an_own_network_covers_the_definition() -> None:
     data = small_data(train=640)
     spec = small_spec(settings=OWN, batch_size=16, budget="4ep", lr=0.01)
-    found = [*places(spec, data, num_classes=CLASSES, user_build=linear, seconds=60.0)]
+    found = [*places(spec, data, num_classes=CLASSES, user_build=linear, seconds=3600.0)]
     place = found[0]
     assert isinstance(place, Place)
     torch.manual_seed(quick_probe_seed(spec))
@@ -123,7 +123,9 @@ def quick_probe_seed(spec: TrialSpec) -> int:
 
 def test_a_short_run_that_diverges_says_where() -> None:
     spec = small_spec(settings=OWN, lr=3e38)
-    found = [*places(spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=60.0)]
+    found = [
+        *places(spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=3600.0)
+    ]
     assert isinstance(found[0], Place) and len(found) == 2
     ended = found[1]
     assert isinstance(ended, Ended) and ended.reason == "diverged" and 0 < ended.update < 4
@@ -131,10 +133,14 @@ def test_a_short_run_that_diverges_says_where() -> None:
 
 def test_a_short_run_that_does_not_learn_says_so() -> None:
     spec = small_spec(settings=OWN, lr=1e6)
-    *_, ended = places(spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=60.0)
+    *_, ended = places(
+        spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=3600.0
+    )
     assert isinstance(ended, Ended) and ended.words.startswith("its loss rose from 1.")
     spec = small_spec(settings=OWN, lr=0.01)
-    *_, ended = places(spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=60.0)
+    *_, ended = places(
+        spec, small_data(), num_classes=CLASSES, user_build=linear, seconds=3600.0
+    )
     assert isinstance(ended, Ended) and ended.words == ""
 
 
@@ -156,7 +162,7 @@ def sizes(*batch_sizes: int, **changes: Any) -> list[TrialSpec]:
     return [small_spec(batch_size=size, **changes) for size in batch_sizes]
 
 
-def timed(specs: list[TrialSpec], seconds: float = 60.0) -> list[Reading]:
+def timed(specs: list[TrialSpec], seconds: float = 3600.0) -> list[Reading]:
     found = speeds(specs, small_data(), num_classes=CLASSES, user_build=None, seconds=seconds)
     return [*found]
 
@@ -206,12 +212,13 @@ def test_what_would_take_too_long_or_too_much_is_not_begun(
     monkeypatch.setattr(quick_probe, "room", lambda _: gpu)
     assert timed(sizes(8, 16, 32))[-1] == Ended(reason="all")
     assert timed(sizes(8, 16, 32), seconds=0.0)[-1] == Ended(reason="time", batch_size=16)
-    # Preparing costs the same at every size, timings grow with it: 10 + 2 * 10 s are foreseen
-    # for 16 and 10 + 2 * 20 for 32, of 40.
-    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 10.0, 10.0))
-    assert timed(sizes(8, 16, 32), seconds=40.0)[-1] == Ended(reason="time", batch_size=32)
-    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 30.0, 1.0))
-    assert timed(sizes(8, 16, 32), seconds=40.0)[-1] == Ended(reason="all")
+    # Preparing costs the same at every size, timings grow with it: 10 + 2 * 10 hours are
+    # foreseen for 16 and 10 + 2 * 20 for 32, of 40.
+    hour = 3600.0
+    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 10 * hour, 10 * hour))
+    assert timed(sizes(8, 16, 32), 40 * hour)[-1] == Ended(reason="time", batch_size=32)
+    monkeypatch.setattr(quick_probe, "_speed", pretended(peaks, 30 * hour, hour))
+    assert timed(sizes(8, 16, 32), 40 * hour)[-1] == Ended(reason="all")
 
 
 def test_the_pace_is_that_of_a_block_that_takes_a_while(

@@ -26,7 +26,8 @@ from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import Decay, TrialSpec
 from batchcliff.training.arithmetic import ledger
 from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans
-from batchcliff.training.trial import first_bad, read_tests, run_trials
+from batchcliff.training.records import first_bad
+from batchcliff.training.trial import read_tests, run_trials
 
 UPDATES = 12  # of small_spec: 3 epochs of 4
 

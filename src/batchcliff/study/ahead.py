@@ -20,6 +20,12 @@ from batchcliff.canonical import to_plain
 from batchcliff.spec import Settings, StudySpec
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import STACK
+from batchcliff.study.placement import (
+    default_workers,
+    devices_of,
+    environment,
+    resolve_device,
+)
 
 _waiting: list[tuple[dict[str, str], Worker]] = []  # oldest first
 
@@ -81,13 +87,6 @@ def _started(
 
 def _usual(device: str, workers: int | None) -> tuple[str, dict[str, str], int]:
     """The kind of device, the environment of workers and how many `run_study` will want."""
-    from batchcliff.study.supervisor import (
-        default_workers,
-        devices_of,
-        environment,
-        resolve_device,
-    )
-
     found = resolve_device(device)
     width = workers or default_workers(found, len(devices_of(found)))
     return found.partition(":")[0], environment(found, width), width

@@ -19,7 +19,7 @@ from batchcliff.spec import TrialSpec
 from batchcliff.study.checkpoints import room
 from batchcliff.study.engines.local import GRACE_SECONDS, Worker, end_of_process, oom_kills
 from batchcliff.study.fingerprints import Fingerprints
-from batchcliff.study.jobs import STACK, Busy, Job, choose
+from batchcliff.study.jobs import STACK, Busy, Job, Kills, choose
 from batchcliff.study.leaving import grace_after, let_save
 from batchcliff.study.micro_batch import MicroBatchSearch
 from batchcliff.study.progress import Progress
@@ -65,6 +65,7 @@ class Dispatcher:
         self.ledgers, self.width = ledgers, workers
         self.telling = Telling(progress, self.specs, fingerprints)
         self.more: Callable[[], list[TrialSpec]] = list  # of an adaptive study: its next round
+        self.waits = True  # for trials that another process runs, until they have a record
         self.workers: dict[Worker, Busy | None] = {}
         self.devices: dict[Worker, str] = {}
         self.taken: list[str] = []  # devices of workers that cannot be killed
@@ -76,6 +77,7 @@ class Dispatcher:
         self.trying_suspect = False  # nobody else gets a job meanwhile
         self.false_starts = 0
         self.stop_signal: int | None = None  # set by whoever wants the run to end
+        self.hurried = False  # by a second signal: nobody waits for workers that save
         self.stopping = False
         self.selector = selectors.DefaultSelector()
 
@@ -103,7 +105,8 @@ class Dispatcher:
             raise
         finally:
             try:
-                if self.stop_signal is not None and self.setup["checkpoint_every"]:
+                saves = self.setup["checkpoint_every"] and not self.hurried
+                if self.stop_signal is not None and saves:
                     seconds = grace_after(self.stop_signal, self.setup["grace"])
                     if seconds and self.busy():
                         told = f"saving what is being trained, {seconds:g} s at most"
@@ -176,9 +179,10 @@ class Dispatcher:
     def give(self, worker: Worker, job: Job) -> bool:
         """Hand a job to an idle worker, as far as its trials are free and without a record.
 
-        False if another process holds all that is left of it: try again later.
+        False if another process holds all that is left of it: try again later. A run that
+        does not wait leaves such trials to the other process.
         """
-        state = Busy(job, {}, {}, oom_kills())
+        state = Busy(job, {}, {}, Kills(oom_kills))
         held = []
         self.workers[worker] = state  # from here on its leases are let go with it
         for spec in job.specs:
@@ -194,6 +198,9 @@ class Dispatcher:
             state.attempts[spec.trial_id] = self.store.claim_attempt(
                 spec.trial_id, utc_now(), reached
             )
+        if held and not self.waits:
+            self.retries.leave(held)
+            held = []
         specs = tuple(spec for spec in job.specs if spec.trial_id in state.leases)
         if not specs:
             self.workers[worker] = None
@@ -303,7 +310,8 @@ class Dispatcher:
         name = end_of_process(status)
         tail = worker.tail()
         alone = self.busy() == [worker]
-        lack = state is not None and oom_kills() > state.oom_kills
+        # SIGTERM is a person's, or a scheduler's, which ends every process of a job.
+        lack = state is not None and status == -signal.SIGKILL and state.kills.grew()
         why: str | None = "interrupted"
         if started and not killed:
             why = f"crashed {name}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from batchcliff.record import Provenance
+from batchcliff.record import UNLIMITED, Provenance
 
 NO_BITS = "batchcliff"  # of what a worker says, what `Provenance.fingerprint` leaves out
 
@@ -19,7 +19,7 @@ class Fingerprints:
 
     def __init__(self, provenances: Iterable[Provenance | None]) -> None:
         places = {p.fingerprint for p in dict.fromkeys(provenances) if p is not None}
-        self._known = [dict(pairs) for pairs in sorted(places)]
+        self._known = [UNLIMITED | dict(pairs) for pairs in sorted(places)]
         self._told: list[dict[str, str]] = []
 
     def news(self, surroundings: Iterable[Sequence[str]]) -> list[str]:
@@ -27,7 +27,7 @@ class Fingerprints:
 
         surroundings: what `training.surroundings.of` says of where they run.
         """
-        now = {name: value for name, value in surroundings if name != NO_BITS}
+        now = UNLIMITED | {name: value for name, value in surroundings if name != NO_BITS}
         if not self._known or now in self._known or now in self._told:
             return []
         self._told.append(now)

@@ -10,7 +10,7 @@ import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ PHASE_SECONDS = 1_800.0  # in a phase that has not: a compilation, the first epo
 PREPARING = "preparing"  # the phase that never shows it: data, pretraining, compilation
 AWAY_SECONDS = 10.0  # between two looks: then nobody was there to hear, see `is_hung`
 GAPS_KEPT = 101
+KILLS_SECONDS = 5.0  # that a worker's words may have waited for us, and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,28 @@ class Job:
     specs: tuple[TrialSpec, ...]
 
 
+class Kills:
+    """The kernel's kills for lack of memory, of which a worker may have been the victim.
+
+    read: how many there were on this machine so far. Who speaks was not killed before: what
+    was counted some seconds before its last words was somebody else.
+    """
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self.read, self.looked = read, time.monotonic()
+        self.before = self.later = read()
+
+    def heard(self) -> None:
+        """Note that the worker has spoken."""
+        now = time.monotonic()
+        if now - self.looked >= KILLS_SECONDS:
+            self.looked, self.before, self.later = now, self.later, self.read()
+
+    def grew(self) -> bool:
+        """Whether there was one that may have been of the worker."""
+        return self.read() > self.before
+
+
 @dataclass(slots=True)
 class Busy:
     """A worker at work: its job, and what it holds for each trial that has no record yet."""
@@ -49,7 +72,7 @@ class Busy:
     job: Job
     leases: dict[str, Lease]
     attempts: dict[str, int]
-    oom_kills: int  # by the kernel, up to the start of the job
+    kills: Kills
     heard: float = field(default_factory=time.monotonic)
     looked: float = field(default_factory=time.monotonic)
     phase: str = PREPARING
@@ -63,6 +86,7 @@ class Busy:
         The same update or the same phase again is a sign of life and no progress: a worker
         that only repeats itself hangs.
         """
+        self.kills.heard()
         now, phase = time.monotonic(), self.phase
         known = phase not in (PREPARING, "training")  # what ends such a phase, measures it
         match message["event"]:

@@ -22,12 +22,8 @@ from batchcliff.spec import Arm, Explosion, Stop, StudySpec, TrialSpec
 from batchcliff.study import grid
 from batchcliff.study.engines.local import Worker, end_of_process
 from batchcliff.study.material import Material, load_material
-from batchcliff.study.supervisor import (
-    devices_of,
-    environment,
-    resolve_device,
-    worker_setup,
-)
+from batchcliff.study.placement import devices_of, environment, resolve_device
+from batchcliff.study.supervisor import worker_setup
 from batchcliff.training.arithmetic import CHANGE_BATCH, arithmetic
 from batchcliff.training.probe_readings import READINGS, Ended, Place, Reading, Room, Speed
 from batchcliff.workloads import own_reference

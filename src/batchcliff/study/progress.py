@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from batchcliff.record import Outcome, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.study.printable import printable
+
+if TYPE_CHECKING:
+    from batchcliff.study.plan import Planned
 
 
 class Progress(Protocol):
@@ -142,7 +145,7 @@ def rate_text(examples_per_second: float | None) -> str:
     return f"{rate:,.0f} examples/s"
 
 
-def trial_text(spec: TrialSpec) -> str:
+def trial_text(spec: TrialSpec | Planned) -> str:
     """Which cell a trial fills: arm, batch size and seed."""
     return f"{printable(spec.arm, limit=40)}, batch {spec.batch_size}, seed {spec.seed}"
 

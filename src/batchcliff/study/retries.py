@@ -61,7 +61,7 @@ class Retries:
         """Queue trials that have no record; suspects of an earlier run come first."""
         plain = []
         for spec in specs:
-            if self._is_suspect(spec):
+            if self.store.is_suspect(spec.trial_id):
                 self._taken_up.add(spec.trial_id)
                 self.suspects.append(_single(spec))
             else:
@@ -80,7 +80,7 @@ class Retries:
             reason = f"{MAX_ATTEMPTS} attempts failed: {', '.join(why for why in ends if why)}"
             self.settle(spec, Outcome.FAILED, reason)
             return True
-        if self._is_suspect(spec):
+        if self.store.is_suspect(spec.trial_id):
             if spec.trial_id in self._taken_up:
                 return False
             self.parked.add(spec.trial_id)  # by another run, after this one has begun
@@ -162,6 +162,12 @@ class Retries:
         self.micro_batches.refuse(job, reason)
         self.alone.insert(0, job)
 
+    def leave(self, specs: Iterable[TrialSpec]) -> None:
+        """Another process runs these: they are not this run's any more."""
+        for spec in specs:
+            self.parked.add(spec.trial_id)
+            self.progress.note(f"{trial_text(spec)}: left to the process that runs it")
+
     def settle(self, spec: TrialSpec, outcome: Outcome, reason: str) -> None:
         """Publish a record of a trial that gave no numbers."""
         ledger = self.ledgers.get(spec.trial_id)
@@ -179,11 +185,6 @@ class Retries:
         else:
             self.progress.note(f"{reason.splitlines()[0]}: trying again")
             self.waiting.append(_single(spec))
-
-    def _is_suspect(self, spec: TrialSpec) -> bool:
-        """Whether a run has parked it and none has tried it since."""
-        attempts = self.store.attempts(spec.trial_id)
-        return bool(attempts) and attempts[-1].why == SUSPECT
 
     def _deaths(self, spec: TrialSpec) -> int:
         """Its last attempts that died unexplained, none of which left a newer checkpoint."""

@@ -10,7 +10,7 @@ and be killed at any moment. Records hold facts and provenance under separate se
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -341,6 +341,16 @@ class Store:
                 break
             count += 1
         return count
+
+    def is_suspect(self, trial_id: str) -> bool:
+        """Whether a run has parked the trial (study/retries.py) and none has tried it since."""
+        attempts = self.attempts(trial_id)
+        return bool(attempts) and attempts[-1].why == claims.SUSPECT
+
+    def suspects(self, done: Container[str]) -> list[Planned]:
+        """Planned cells, none of those `done`, whose trial is a suspect."""
+        missing = (cell for cell in self.planned() if cell.trial_id not in done)
+        return [cell for cell in missing if self.is_suspect(cell.trial_id)]
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event, with the time, to this process' own file; diagnostics only."""

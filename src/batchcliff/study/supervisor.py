@@ -8,8 +8,6 @@ and the same command goes on.
 from __future__ import annotations
 
 import functools
-import math
-import os
 import signal
 import sys
 import threading
@@ -19,19 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from batchcliff.data.sources import Dataset, forget_files
-from batchcliff.errors import UsageError
 from batchcliff.provenance import code_name
 from batchcliff.record import Ledger, Outcome, TrialRecord
 from batchcliff.spec import StudySpec, TrialSpec
 from batchcliff.study import ahead, grid
 from batchcliff.study.adaptive import Adaptive, AdaptiveStages, Seek
 from batchcliff.study.checkpoints import CheckpointFolder, room
-from batchcliff.study.devices import free_bytes, gpus, workers_on
+from batchcliff.study.compile_cache import check_compiler_folders
 from batchcliff.study.dispatch import Dispatcher, Interrupted
 from batchcliff.study.fingerprints import Fingerprints
-from batchcliff.study.leaving import check_grace
 from batchcliff.study.material import Material, load_material
 from batchcliff.study.micro_batch import check_wanted, wanted_micro_batch
+from batchcliff.study.named import NamedTrials
+from batchcliff.study.options import RunOptions
+from batchcliff.study.placement import (
+    default_workers,
+    devices_of,
+    environment,
+    resolve_device,
+)
 from batchcliff.study.progress import Progress
 from batchcliff.study.ranks import check_wanted_ranks, teams_of
 from batchcliff.study.store import Store
@@ -39,8 +43,6 @@ from batchcliff.study.tuning import UNMEASURED, Choices, Choose, Stages
 from batchcliff.training.arithmetic import arithmetic
 from batchcliff.training.deterministic import ENVIRONMENT as DETERMINISTIC
 from batchcliff.workloads import own_reference
-
-CHECKPOINT_SECONDS = 120.0
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -56,7 +58,10 @@ class RunSummary:
 
 
 def plan_trials(
-    study: StudySpec, stages: Stages | AdaptiveStages, chosen: Choices, material: Material
+    study: StudySpec,
+    stages: Stages | AdaptiveStages | NamedTrials,
+    chosen: Choices,
+    material: Material,
 ) -> tuple[list[TrialSpec], dict[str, Ledger], list[TrialRecord]]:
     """All trials that can be planned with the rates that are chosen, the arithmetic of those
     that can run, and records of those that cannot."""
@@ -77,180 +82,186 @@ def plan_trials(
     return specs, ledgers, infeasible
 
 
-def default_workers(device: str, gpus: int = 1, ranks: int = 1) -> int:
-    """A process per core on a CPU; up to three on each GPU, where one compiles while others
-    train, as far as there are cores and memory for them (study/devices.py).
-
-    With `ranks`, as many teams as have cores, or one on each of `gpus` groups of GPUs.
-    """
-    cores = len(os.sched_getaffinity(0))
-    if device == "cpu":
-        return max(1, cores // ranks)
-    return gpus if ranks > 1 else workers_on(gpus, cores, free_bytes())
-
-
-def resolve_device(device: str) -> str:
-    """ "auto" is the GPU if there is one; others are checked. UsageError if there is none."""
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        return "cpu"
-    found = gpus()
-    if device == "auto":
-        return "cuda" if found else "cpu"
-    name, _, number = device.partition(":")
-    if name != "cuda" or not (number == "" or number.isdecimal()):
-        raise UsageError(f"--device {device}: write auto, cpu, cuda or cuda:N")
-    if int(number or 0) >= found:
-        import torch
-
-        raise UsageError(
-            f"--device {device}: torch {torch.__version__} sees {found} CUDA devices"
-        )
-    return device
-
-
-def devices_of(device: str) -> list[str]:
-    """The devices that workers are spread over: "cuda" is every GPU, "cuda:1" that one."""
-    if device != "cuda":
-        return [device]
-    return [f"cuda:{number}" for number in range(gpus())] or [device]
-
-
-def _may_have_gpu() -> bool:
-    """False where the kernel shows no NVIDIA device, which saves importing torch to ask."""
-    return any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg")) or os.name == "nt"
-
-
 def run_study(
     study: StudySpec,
     *,
     folder: Path,
-    data: Path | None,
-    device: str,
-    workers: int | None,
     progress: Progress,
-    workload_reference: str | None = None,
-    accept_code_change: bool = False,
-    extend: bool = False,
-    shared: bool = False,
-    weights: Path | None = None,
-    checkpoint_every: float = CHECKPOINT_SECONDS,
-    micro_batch: int | str | None = None,
-    deterministic: bool = False,
-    grace: float | None = None,
-    ranks: int = 1,
-    verify: bool = False,
-    allow_mixed_numerics: bool = False,
+    options: RunOptions,
     choose: Choose | None = None,
     seek: Seek | None = None,
 ) -> RunSummary:
     """Run or resume `study` in `folder` until every trial has an outcome.
 
-    With `extend`, `study` may have more trials than the one in the folder, and other texts.
-    shared: the folder is its group's (study/sharing.py).
-    checkpoint_every: seconds of a trial after which it is saved at the end of an epoch; 0:
-    never, and none is looked for.
-    micro_batch: most examples that pass through a network at once in training, "auto", or
-    None for "auto" on a GPU alone (study/micro_batch.py).
-    deterministic: only with algorithms that repeat their bits (training/deterministic.py).
-    grace: seconds that trials have to be saved after a signal (study/leaving.py).
-    ranks: processes that train a trial together, a GPU each (study/ranks.py).
-    verify: hash every file of the data again (data/verify.py).
-    allow_mixed_numerics: go on from checkpoints that were made under other numerics.
     choose: of a study that tunes its learning rates, takes the best one from a cell's trials
     (study/tuning.py); the trials that depend on it run after those of all cells.
     seek: of an adaptive study, decides what is needed next (study/adaptive.py).
     Exit codes: 0 all done; 3 some failed; 130, 143, ... a signal stopped it (resumable).
     Raises UsageError and DataError before anything is written, StorageError (resumable).
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers: {workers}; at least 1 must train")
-    if not 0 <= checkpoint_every < math.inf:
-        raise UsageError(
-            f"checkpoint_every: {checkpoint_every} is no number of seconds; write 120, or 0 "
-            "for no checkpoints"
-        )
-    check_grace(grace)
-    device = resolve_device(device)
-    devices = teams_of(devices_of(device), ranks)
-    wanted = wanted_micro_batch(micro_batch, device)
-    workload_reference = workload_reference or own_reference(study.workload)
-    if verify:
-        forget_files()
-    material = load_material(workload_reference, study.data, data)
-    stages = _stages(study, material, choose, seek)
-    specs, ledgers, _ = plan_trials(study, stages, {}, material)
-    later, _ = arithmetic(stages.later, material.facts, lambda _: "")
-    check_wanted(wanted, [*specs, *stages.later], ledgers | later)
-    check_wanted_ranks(ranks, [*specs, *stages.later], ledgers | later)
+    given = _Given(study, options, choose, seek)
     with Store.create(
         folder,
         study,
-        _about(material.dataset),
+        _about(given.material.dataset),
         code_name(),
-        accept_code_change=accept_code_change,
-        extend=extend,
-        shared=shared,
+        accept_code_change=options.accept_code_change,
+        extend=options.extend,
+        shared=options.shared,
     ) as store:
-        store.extend(stages.planned, study if extend else None, stages.possible)
-        width = workers or default_workers(device, len(devices), ranks)
-        done, chosen = store.records(), stages.decided(store)
-        CheckpointFolder(store.folder).drop(done.keys())  # of a run that ended in between
-        specs, ledgers, infeasible = plan_trials(study, stages, chosen, material)
-        unique, waiting = {spec.trial_id: spec for spec in specs}, stages.waiting(chosen)
-        progress.started(
-            total=len(unique) + len(waiting),
-            done=len(done.keys() & unique.keys()),
-            examples=sum(item.examples for item in ledgers.values())
-            + sum(later[s.trial_id].examples for s in waiting if s.trial_id in later),
-            examples_done=sum(ledgers[i].examples for i in done if i in ledgers),
+        stages = given.stages
+        store.extend(stages.planned, study if options.extend else None, stages.possible)
+        return _Run(given, store, progress).to_the_end()
+
+
+class _Given:
+    """What a run begins with, known and checked before anything is written."""
+
+    def __init__(
+        self, study: StudySpec, options: RunOptions, choose: Choose | None, seek: Seek | None
+    ) -> None:
+        options.check()
+        self.study, self.options = study, options
+        self.device = resolve_device(options.device)
+        check_compiler_folders(self.device)
+        self.devices = teams_of(devices_of(self.device), options.ranks)
+        self.micro_batch = wanted_micro_batch(options.micro_batch, self.device)
+        self.workload_reference = options.workload_reference or own_reference(study.workload)
+        if options.verify:
+            forget_files()
+        self.material = load_material(self.workload_reference, study.data, options.data)
+        whole = _stages(study, self.material, choose, seek)
+        self.stages = whole if options.only is None else NamedTrials(whole, options.only)
+        specs, ledgers, _ = plan_trials(study, self.stages, {}, self.material)
+        # Of trials that cannot be told yet, by those that stand for them.
+        self.later, _ = arithmetic(self.stages.later, self.material.facts, lambda _: "")
+        every, counted = [*specs, *self.stages.later], ledgers | self.later
+        check_wanted(self.micro_batch, every, counted)
+        check_wanted_ranks(options.ranks, every, counted)
+
+
+class _Run:
+    """A run whose folder is open: the trials that can be told by now, round after round."""
+
+    def __init__(self, given: _Given, store: Store, progress: Progress) -> None:
+        self.given, self.store, self.progress = given, store, progress
+        options, self.stages = given.options, given.stages
+        self.width = options.workers or default_workers(
+            given.device, len(given.devices), options.ranks
         )
-        for item in store.quarantined:
-            progress.note(f"quarantined {item}")
-        setup = {
-            **worker_setup(study, material, data, device, workload_reference),
-            "devices": devices,
-            "cache": str(store.cache),
-            "study": str(store.folder),
-            "checkpoint_every": checkpoint_every,
-            "micro_batch": wanted,
-            "weights": str(weights) if weights else "",
-            "groups": sorted({s.settings.batch_norm.group for s in specs}, key=str),
-            "deterministic": deterministic,
-            "grace": grace,
-            "mixing": allow_mixed_numerics,
-            "ranks": ranks,
-            "environment": environment(device, width)
-            | (DETERMINISTIC if deterministic else {}),
+        self.done, self.chosen = store.records(), self.stages.decided(store)
+        CheckpointFolder(store.folder).drop(self.done.keys())  # of a run that ended in between
+        self.plan()
+        self.tell_start()
+        self.setup = self.setup_of_workers()
+        self.fingerprints = Fingerprints(record.provenance for record in self.done.values())
+        self.parked: set[str] = set()  # trials that are left for the next run
+
+    def plan(self) -> None:
+        """The trials that follow from the rates that are chosen."""
+        given = self.given
+        planned = plan_trials(given.study, self.stages, self.chosen, given.material)
+        self.specs, self.ledgers, self.infeasible = planned
+        self.unique = {spec.trial_id: spec for spec in self.specs}
+
+    def tell_start(self) -> None:
+        """Say how much there is to do, and what was done before."""
+        waiting, later = self.stages.waiting(self.chosen), self.given.later
+        self.progress.started(
+            total=len(self.unique) + len(waiting),
+            done=len(self.done.keys() & self.unique.keys()),
+            examples=sum(item.examples for item in self.ledgers.values())
+            + sum(later[s.trial_id].examples for s in waiting if s.trial_id in later),
+            examples_done=sum(self.ledgers[i].examples for i in self.done if i in self.ledgers),
+        )
+        for item in self.store.quarantined:
+            self.progress.note(f"quarantined {item}")
+
+    def setup_of_workers(self) -> dict[str, Any]:
+        """What the dispatcher and its workers are told, whatever the round."""
+        given, options = self.given, self.given.options
+        variables = environment(given.device, self.width)
+        return {
+            **worker_setup(
+                given.study,
+                given.material,
+                options.data,
+                given.device,
+                given.workload_reference,
+            ),
+            "devices": given.devices,
+            "cache": str(self.store.cache),
+            "study": str(self.store.folder),
+            "checkpoint_every": options.checkpoint_every,
+            "micro_batch": given.micro_batch,
+            "weights": str(options.weights) if options.weights else "",
+            "groups": sorted({s.settings.batch_norm.group for s in self.specs}, key=str),
+            "deterministic": options.deterministic,
+            "grace": options.grace,
+            "mixing": options.allow_mixed_numerics,
+            "ranks": options.ranks,
+            "environment": variables | (DETERMINISTIC if options.deterministic else {}),
         }
-        fingerprints = Fingerprints(record.provenance for record in done.values())
-        parked: set[str] = set()  # trials that are left for the next run
+
+    def to_the_end(self) -> RunSummary:
+        """Round after round, until no record makes more trials known or a signal stops it."""
         while True:
-            for record in infeasible:
-                if record.trial_id not in done:
-                    store.publish(record)
-                    progress.finished(record)
-            over = done.keys() | parked
-            missing = [s for i, s in unique.items() if i in ledgers and i not in over]
-            ahead.keep(min(width, len(missing)))
+            self.publish_infeasible()
+            missing = self.missing()
+            ahead.keep(min(self.width, len(missing)))
             if missing:
-                store.check_space(room(0, width))
-            setup["workers"] = -(-min(width, max(len(missing), 1)) // len(devices))
-            dispatcher = Dispatcher(
-                store, specs, ledgers, setup, width, progress, fingerprints, parked
+                self.store.check_space(room(0, self.width))
+            stopped = _until_signalled(self.dispatcher(missing), missing)
+            former = self.chosen
+            if stopped is None:
+                self.chosen = self.stages.decided(self.store)
+            if stopped is not None or self.chosen == former:
+                waiting = len(self.stages.waiting(self.chosen))
+                return _summary(self.store, self.unique, stopped, waiting)
+            self.next_round(former)
+
+    def publish_infeasible(self) -> None:
+        """Record the trials that cannot run as specified."""
+        for record in self.infeasible:
+            if record.trial_id not in self.done:
+                self.store.publish(record)
+                self.progress.finished(record)
+
+    def missing(self) -> list[TrialSpec]:
+        """The trials that can run and have no record."""
+        over = self.done.keys() | self.parked
+        return [s for i, s in self.unique.items() if i in self.ledgers and i not in over]
+
+    def dispatcher(self, missing: list[TrialSpec]) -> Dispatcher:
+        """Who hands out this round's trials, and those that a search finds meanwhile."""
+        busy = min(self.width, max(len(missing), 1))
+        self.setup["workers"] = -(-busy // len(self.given.devices))
+        made = Dispatcher(
+            self.store,
+            self.specs,
+            self.ledgers,
+            self.setup,
+            self.width,
+            self.progress,
+            self.fingerprints,
+            self.parked,
+        )
+        if isinstance(self.stages, AdaptiveStages):
+            made.more = functools.partial(
+                self.stages.more, self.store, self.unique, self.ledgers, self.progress
             )
-            if isinstance(stages, AdaptiveStages):
-                more = functools.partial(stages.more, store, unique, ledgers, progress)
-                dispatcher.more = more
-            stopped = _until_signalled(dispatcher, missing)
-            former = chosen
-            if stopped is not None or (chosen := stages.decided(store)) == former:
-                return _summary(store, unique, stopped, len(stages.waiting(chosen)))
-            progress.note(f"learning rates are chosen for {len(chosen)} cells")
-            specs, ledgers, infeasible = plan_trials(study, stages, chosen, material)
-            done, unique = store.records(), {spec.trial_id: spec for spec in specs}
-            for spec in stages.reported({k: v for k, v in chosen.items() if k not in former}):
-                if spec.trial_id in done:  # the trial of another arm too, or another process'
-                    progress.finished(done[spec.trial_id])
+        made.waits = self.given.options.only is None
+        return made
+
+    def next_round(self, former: Choices) -> None:
+        """Take up the trials whose rates were chosen since the choices were `former`."""
+        self.progress.note(f"learning rates are chosen for {len(self.chosen)} cells")
+        self.plan()
+        self.done = self.store.records()
+        new = {place: lr for place, lr in self.chosen.items() if place not in former}
+        for spec in self.stages.reported(new):
+            if spec.trial_id in self.done:  # the trial of another arm too, or another process'
+                self.progress.finished(self.done[spec.trial_id])
 
 
 def _stages(
@@ -295,31 +306,17 @@ def worker_setup(
     }
 
 
-def environment(device: str, workers: int) -> dict[str, str]:
-    """Variables of a worker: one thread each on a CPU, a fair share of compilers on a GPU."""
-    if device == "cpu":
-        # glibc gives large blocks back at once and asks for them again at the next update,
-        # zeroed by the kernel page by page: a tenth of the digits study's time.
-        keep = {
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-            "MALLOC_TOP_PAD_": str(2**26),
-        }
-        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        return keep | dict.fromkeys(threads, "1")
-    share = max(2, len(os.sched_getaffinity(0)) // workers)
-    return {"TORCHINDUCTOR_COMPILE_THREADS": str(share)}
-
-
 def _until_signalled(dispatcher: Dispatcher, missing: list[TrialSpec]) -> int | None:
     """Run; the number of the signal that ended it, or None."""
 
     def stop(number: int, _: object) -> None:
         # The loop looks at it twice a second, between two steps that belong together. Who
-        # asks again before that (something blocks) gets an exception where we are.
+        # asks again (something blocks, or saving takes too long) gets an exception where we
+        # are, and nothing more is saved.
         if dispatcher.stop_signal is None:
             dispatcher.stop_signal = number
         elif not dispatcher.stopping:
+            dispatcher.hurried = True
             raise Interrupted(number)
 
     former = {}

@@ -205,12 +205,6 @@ class Station:
 
     def work(self, job: dict[str, Any]) -> None:
         """Train the job's trials and send a record for each; of several ranks, the first."""
-        from batchcliff.training import surroundings
-        from batchcliff.training.arithmetic import shape_key
-        from batchcliff.training.checkpoint import Left
-        from batchcliff.training.prepare import prepare
-        from batchcliff.training.trial import run_trials
-
         specs = [from_plain(TrialSpec, plain) for plain in job["specs"]]
         mark(f"begins {specs[0].arm}, {specs[0].batch_size}")
         ledgers = [from_plain(Ledger, plain) for plain in job["ledgers"]]
@@ -218,56 +212,73 @@ class Station:
         alone = self.device.type != "cpu" or self.material.build is not None
         stack = 1 if alone else stack_width(specs)
         origin, resident = self.origin(specs[0]), self.data_of(specs[0])
+        ready = self.ready_for(specs[0], resident, stack, job["micro_batch"])
+        together = 1 if stack == 1 else len(specs)
+        for first in range(0, len(specs), together):
+            group = slice(first, first + together)
+            self.train(specs[group], ledgers[group], resident, ready, origin)
+
+    def ready_for(self, spec: TrialSpec, resident: Any, stack: int, most: int) -> Any:
+        """What is prepared, or prepared anew if it is of another shape than the trial."""
+        from batchcliff.training.arithmetic import shape_key
+        from batchcliff.training.prepare import prepare
+
         ready = self.prepared
-        shape = (shape_key(specs[0]), stack, job["micro_batch"])
+        shape = (shape_key(spec), stack, most)
         if ready is None or (ready.key, ready.stack, ready.most) != shape:
             self.prepared = ready = None  # free its memory first
-            classes = self.material.dataset.num_classes
-            ready = prepare(
-                specs[0],
+            self.prepared = prepare(
+                spec,
                 resident,
-                num_classes=classes,
+                num_classes=self.material.dataset.num_classes,
                 stack=stack,
                 user_build=self.material.build,
-                most=job["micro_batch"],
+                most=most,
                 ranks=self.ranks,
             )
-            self.prepared = ready
-        groups = [[i] for i in range(len(specs))] if stack == 1 else [list(range(len(specs)))]
-        for group in groups:
-            ids = [specs[i].trial_id for i in group]
-            start = time.monotonic()
+        return self.prepared
 
-            def progress(
-                done: int, updates: int, ids: list[str] = ids, start: float = start
-            ) -> None:
-                seconds = time.monotonic() - start
-                self.channel.send(
-                    "progress", ids=ids, done=done, updates=updates, seconds=seconds
-                )
+    def train(
+        self,
+        specs: list[TrialSpec],
+        ledgers: list[Ledger],
+        resident: Any,
+        ready: Any,
+        origin: Any,
+    ) -> None:
+        """Train trials side by side, telling how far they are, and send their records."""
+        from batchcliff.training import surroundings
+        from batchcliff.training.checkpoint import Left
+        from batchcliff.training.trial import run_trials
 
-            self.channel.send("started", ids=ids, numerics=surroundings.of(ready))
-            if self.leaving:
-                raise Left
-            mark("prepared")
-            with self.saving(ids) as self.running:
-                records = run_trials(
-                    [specs[i] for i in group],
-                    [ledgers[i] for i in group],
-                    resident,
-                    ready,
-                    on_progress=progress,
-                    on_phase=self.enter,
-                    code=self.setup["code"],
-                    data_source=self.material.dataset.described,
-                    workers=self.setup["workers"],
-                    pretrained=origin,
-                    checkpoints=self.running,
-                )
-            self.running = None
-            mark("trained and evaluated")
-            for record in records if self.first else ():
-                self.channel.send("record", record=to_plain(record))
+        ids, start = [spec.trial_id for spec in specs], time.monotonic()
+
+        def progress(done: int, updates: int) -> None:
+            seconds = time.monotonic() - start
+            self.channel.send("progress", ids=ids, done=done, updates=updates, seconds=seconds)
+
+        self.channel.send("started", ids=ids, numerics=surroundings.of(ready))
+        if self.leaving:
+            raise Left
+        mark("prepared")
+        with self.saving(ids) as self.running:
+            records = run_trials(
+                specs,
+                ledgers,
+                resident,
+                ready,
+                on_progress=progress,
+                on_phase=self.enter,
+                code=self.setup["code"],
+                data_source=self.material.dataset.described,
+                workers=self.setup["workers"],
+                pretrained=origin,
+                checkpoints=self.running,
+            )
+        self.running = None
+        mark("trained and evaluated")
+        for record in records if self.first else ():
+            self.channel.send("record", record=to_plain(record))
 
 
 NO_MEMORY = (

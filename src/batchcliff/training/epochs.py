@@ -115,6 +115,48 @@ class Every:
         return True
 
 
+class _Host:
+    """What the host does beside queueing updates: says where the run is, probes, saves."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        probing: Probing | None,
+        checkpoints: Checkpoints | None,
+        on_progress: Callable[[int], None],
+        enter: Callable[[str], None],
+    ) -> None:
+        self.prepared, self.probing, self.checkpoints = prepared, probing, checkpoints
+        self.on_progress, self.enter = on_progress, enter
+        self.queues = prepared.loop.device.type != "cpu"
+        self.clock = Every(seconds=0.5)
+
+    def advance(self, first: int, last: int, batch_size: int) -> None:
+        """Apply updates first .. last - 1. Raises Left."""
+        self.prepared.model.train()
+        advance, probing = self.prepared.at(batch_size).advance, self.probing
+        for update in range(first, last):
+            if self.checkpoints is not None:
+                self.checkpoints.between(update)
+            if probing is not None and update in probing.rows:
+                if not self.queues:  # a probe may take as long as a hundred updates
+                    self.enter("probing")
+                probing.measure(update, advance)
+                if not self.queues:
+                    self.enter("training")
+            else:
+                advance()
+            # Without a queue the host knows where it is, and an epoch may take minutes.
+            if not self.queues and self.clock.due():
+                self.on_progress(update)
+
+    def evaluate(self) -> None:
+        """Evaluate the network on the test set."""
+        self.enter("evaluating")
+        self.prepared.model.eval()
+        self.prepared.evaluate()
+
+
 def train(
     prepared: Prepared,
     slots: list[TrialSpec],
@@ -132,56 +174,39 @@ def train(
     when `watch` says so, with an evaluation.
     """
     timeline = timeline_of(slots[0], len(resident.train_labels))
-    pieces, updates = timeline.pieces(), timeline.updates
-    ends = timeline.epochs()
+    pieces, ends, updates = timeline.pieces(), timeline.epochs(), timeline.updates
     due = {ends[epoch][1] for epoch in evaluated_epochs(slots[0], len(ends))}
     done = sum(piece.last <= begin for piece in pieces)
     follower = Follower(prepared.loop.losses_US, begin, done)
-    device, clock = prepared.loop.device, Every(seconds=0.5)
-    probing = probing_of(prepared, slots, resident)
-    enter = on_phase or (lambda _: None)
-    enter("training")
+
+    def tell(update: int) -> None:
+        if on_progress is not None:
+            on_progress(update, updates)
+
+    probing, enter = probing_of(prepared, slots, resident), on_phase or (lambda _: None)
+    host = _Host(prepared, probing, checkpoints, tell, enter)
+    host.enter("training")
     for number, (first, last, batch_size) in enumerate(
         _loaded(prepared, slots, resident, pieces[done:], begin), done
     ):
-        prepared.model.train()
-        advance = prepared.at(batch_size).advance
-        for update in range(max(first, begin), last):
-            if checkpoints is not None:
-                checkpoints.between(update)
-            if probing is not None and update in probing.rows:
-                if device.type == "cpu":  # a probe may take as long as a hundred updates
-                    enter("probing")
-                probing.measure(update, advance)
-                if device.type == "cpu":
-                    enter("training")
-            else:
-                advance()
-            # Without a queue the host knows where it is, and an epoch may take minutes.
-            if on_progress is not None and device.type == "cpu" and clock.due():
-                on_progress(update, updates)
-        if last in due:
-            enter("evaluating")
-            prepared.model.eval()
-            prepared.evaluate()
+        host.advance(max(first, begin), last, batch_size)
+        if evaluated := last in due:
+            host.evaluate()
         follower.queue(first, last)
-        if watch is not None and watch.asks(last, evaluated=last in due):
+        if watch is not None and watch.asks(last, evaluated=evaluated):
             if prepared.loop.ranks is not None:  # one word on whether to stop
                 prepared.loop.ranks.share(prepared.evaluation.tensors())
             follower.ready(number)
-            if watch.over(follower.host_US[:last, 0], evaluated=last in due):
-                if last not in due:
-                    enter("evaluating")
-                    prepared.model.eval()
-                    prepared.evaluate()
+            if watch.over(follower.host_US[:last, 0], evaluated=evaluated):
+                if not evaluated:
+                    host.evaluate()
                 break
         if number:
             follower.ready(number - 1)
         # A queue evaluates after the host has gone on, until the losses of its epoch are there.
-        enter("evaluating" if last in due and device.type != "cpu" else "training")
+        host.enter("evaluating" if evaluated and host.queues else "training")
         if number:
-            if on_progress is not None:
-                on_progress(first, updates)
+            tell(first)
             if over(follower.host_US[:first], slots[0].settings.explosion):
                 break
         if checkpoints is not None and last < updates:
@@ -190,8 +215,7 @@ def train(
         if watch is not None:
             watch.finish()
     follower.ready(len(follower.events) - 1)
-    if on_progress is not None:
-        on_progress(updates, updates)
+    tell(updates)
     return follower.host_US
 
 

@@ -14,6 +14,9 @@ import torch
 from batchcliff.errors import UsageError, did_you_mean
 from batchcliff.spec import PRECISIONS
 
+# oneDNN takes the first of these that is set, in this order (measured with torch 2.13).
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKLDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp16-unscaled": torch.float16}
 
 
@@ -82,4 +85,19 @@ def numerics(
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
     if ranks:
         found["ranks"] = ranks
-    return tuple(sorted(found.items()))
+    return tuple(sorted((found | instruction_limits()).items()))
+
+
+def instruction_limits() -> dict[str, str]:
+    """The instruction sets that oneDNN and MKL are told to stay within; none is said where none
+    is set, as in records that are older than these entries (`record.UNLIMITED`).
+
+    It is what the environment says: torch lets nobody ask oneDNN which set it uses. A name that
+    the library does not know limits nothing, and is said all the same, since which names it
+    knows depends on its version. Sources: oneDNN's documentation, "CPU Dispatcher Control";
+    Intel oneMKL's, "Instruction Set Specific Dispatching on Intel Architectures".
+    """
+    onednn = next((limit for name in ISA_LIMITS if (limit := os.environ.get(name))), "")
+    mkl = os.environ.get("MKL_ENABLE_INSTRUCTIONS", "")
+    found = {"onednn_isa": onednn.upper(), "mkl_instructions": mkl.upper()}
+    return {name: limit for name, limit in found.items() if limit not in ("", "DEFAULT", "ALL")}

@@ -36,7 +36,6 @@ from batchcliff.training.own import Build, build_own, takes_channels_last
 from batchcliff.training.probes_plan import probe_logs
 from batchcliff.training.ranks import Ranks
 from batchcliff.training.ranks_shares import Indivisible, check_ranks
-from batchcliff.training.timeline import Timeline
 
 SeededBuild = Callable[[int], nn.Module]
 
@@ -141,8 +140,11 @@ def image_shape(resident: Resident) -> tuple[int, int, int]:
 
 
 def _seeded(
-    user_build: Build, shape: tuple[int, int, int], num_classes: int, group: str | int
-) -> SeededBuild:
+    user_build: Build | None, shape: tuple[int, int, int], num_classes: int, group: str | int
+) -> SeededBuild | None:
+    if user_build is None:
+        return None
+
     def make(seed: int) -> nn.Module:
         seed_generators(derive(seed, "init") % 2**63)
         return Unstacked(build_own(user_build, shape, num_classes, group))
@@ -190,59 +192,25 @@ def prepare(
     micro batches would not give the result of the whole batch, and Indivisible where ranks
     would not.
     """
-    start, device, settings = time.perf_counter(), resident.train_images.device, spec.settings
-    shape, timeline = image_shape(resident), timeline_of(spec, len(resident.train_labels))
-    first = timeline.stretches[0].batch_size
+    start, device = time.perf_counter(), resident.train_images.device
+    num_train = len(resident.train_labels)
+    shape, sizes = image_shape(resident), _Sizes(spec, num_train, most, ranks)
     if ranks is not None:  # an adaptive study knows its trials one by one
-        check_ranks(spec, timeline.num_examples, ranks.count)
-    seeded = None
-    if user_build is not None:
-        seeded = _seeded(user_build, shape, num_classes, settings.batch_norm.group)
+        check_ranks(spec, num_train, ranks.count)
+    seeded = _seeded(user_build, shape, num_classes, spec.settings.batch_norm.group)
     model = seeded(spec.seed) if seeded else _network(spec, shape, num_classes, stack)
     layout = _layout(model, shape)
     model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    kernels = _kernels(model, spec, timeline, device, most, _count(ranks))
+    kernels = sizes.kernels(model, device)
     mark("kernels are checked")
-    set_groups(model, first_group := _group_of(model, spec, first))
-    loop = Loop(
-        model,
-        settings,
-        resident.train_images,
-        resident.train_labels,
-        batch_size=first,
-        stack=stack,
-        rows=_rows(timeline, first),
-        updates=timeline.updates,
-        scale=resident.scale,
-        micro_batch=micro_batch(spec, first, most, _count(ranks)),
-        ranks=ranks,
-    )
-    loop.logs |= probe_logs(spec, len(resident.train_labels), loop)
-    evaluation = Evaluation(
-        model,
-        settings,
-        resident.test_images,
-        resident.test_labels,
-        stack=stack,
-        evaluations=len(timeline.epochs()) + 1,
-        scale=resident.scale,
-    )
+    first_group = sizes.set_group(model, sizes.first)
+    loop = sizes.first_loop(model, resident, stack)
+    loop.logs |= probe_logs(spec, num_train, loop)
+    evaluation = _evaluation(model, spec, resident, stack, len(sizes.timeline.epochs()) + 1)
     model.train()
     _check_cut(loop)
-    if compiles(device):
-        _compile(loop, evaluation)
-    plainly = _plainly(loop, evaluation)
-    advance = loop.update if plainly else _captured_update(loop)
-    model.eval()
-    evaluate = evaluation.run
-    if not plainly:
-        evaluate = captured(evaluation.run, evaluation.tensors(), device)
-    model.train()
-    later = {
-        size: _later(spec, loop, timeline, size, most, capture=not plainly)
-        for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches)
-        if size != first
-    }
+    advance, evaluate, plainly = _compiled_and_captured(loop, evaluation)
+    later = {size: sizes.later(loop, size, capture=not plainly) for size in sizes.others}
     if layout is torch.contiguous_format:
         plainly = "; ".join(filter(None, ["images not channels-last (it views them)", plainly]))
     return Prepared(
@@ -263,9 +231,99 @@ def prepare(
     )
 
 
-def _rows(timeline: Timeline, batch_size: int) -> int:
-    """Updates of an epoch, and no fewer than warming up takes: each one reads its own row."""
-    return max(math.ceil(timeline.updates_per_epoch(batch_size)), WARM_UPS)
+class _Sizes:
+    """The batch sizes of a run, `first` and `others`, and what each of them has of its own."""
+
+    def __init__(self, spec: TrialSpec, num_train: int, most: int, ranks: Ranks | None) -> None:
+        self.spec, self.timeline = spec, timeline_of(spec, num_train)
+        self.most, self.ranks = most, ranks
+        found = dict.fromkeys(stretch.batch_size for stretch in self.timeline.stretches)
+        self.first, *self.others = found
+
+    def at_once(self, size: int) -> int:
+        """Examples of a batch that pass through the network at once."""
+        count = 1 if self.ranks is None else self.ranks.count
+        return micro_batch(self.spec, size, self.most, count)
+
+    def rows(self, size: int) -> int:
+        """Updates of an epoch, no fewer than warming up takes: each one reads its own row."""
+        return max(math.ceil(self.timeline.updates_per_epoch(size)), WARM_UPS)
+
+    def set_group(self, model: nn.Module, size: int) -> int | None:
+        """Make batch norm's groups for the size: the examples that share statistics, None in a
+        network of the user's own."""
+        group = batch_norm_group(self.spec, size) if isinstance(model, Network) else None
+        set_groups(model, group)
+        return group
+
+    def kernels(self, model: nn.Module, device: torch.device) -> str:
+        """Let the model run kernels where they serve every batch size; said in words."""
+        reason = ""
+        for size in (self.first, *self.others):
+            self.set_group(model, size)
+            precision = self.spec.settings.precision
+            applied, reason = fused_batch_norm(model, device, precision, self.at_once(size))
+            if not applied:
+                break
+        return reason
+
+    def first_loop(self, model: nn.Module, resident: Resident, stack: int) -> Loop:
+        """The loop of the first batch size, with the whole run's state."""
+        return Loop(
+            model,
+            self.spec.settings,
+            resident.train_images,
+            resident.train_labels,
+            batch_size=self.first,
+            stack=stack,
+            rows=self.rows(self.first),
+            updates=self.timeline.updates,
+            scale=resident.scale,
+            micro_batch=self.at_once(self.first),
+            ranks=self.ranks,
+        )
+
+    def later(self, loop: Loop, size: int, *, capture: bool) -> Step:
+        """The step of a batch size that comes later in the run; compiled and captured, unless
+        the network takes neither."""
+        group = self.set_group(loop.model, size)
+        own = loop.resized(size, self.rows(size), self.at_once(size))
+        _check_cut(own)
+        if not capture:
+            return Step(own, own.update, group)
+        if compiles(loop.device):
+            _compile(own)
+        return Step(own, _captured_update(own), group)
+
+
+def _evaluation(
+    model: nn.Module, spec: TrialSpec, resident: Resident, stack: int, evaluations: int
+) -> Evaluation:
+    return Evaluation(
+        model,
+        spec.settings,
+        resident.test_images,
+        resident.test_labels,
+        stack=stack,
+        evaluations=evaluations,
+        scale=resident.scale,
+    )
+
+
+def _compiled_and_captured(
+    loop: Loop, evaluation: Evaluation
+) -> tuple[Callable[[], None], Callable[[], None], str]:
+    """An update and an evaluation, compiled and captured; or as they are, and why."""
+    if compiles(loop.device):
+        _compile(loop, evaluation)
+    plainly = _plainly(loop, evaluation)
+    advance = loop.update if plainly else _captured_update(loop)
+    loop.model.eval()
+    evaluate = evaluation.run
+    if not plainly:
+        evaluate = captured(evaluation.run, evaluation.tensors(), loop.device)
+    loop.model.train()
+    return advance, evaluate, plainly
 
 
 def _plainly(loop: Loop, evaluation: Evaluation) -> str:
@@ -287,32 +345,6 @@ def _plainly(loop: Loop, evaluation: Evaluation) -> str:
             break
     loop.model.train()
     return said
-
-
-def _later(
-    spec: TrialSpec,
-    loop: Loop,
-    timeline: Timeline,
-    batch_size: int,
-    most: int,
-    *,
-    capture: bool,
-) -> Step:
-    """The step of a batch size that comes later in the run; compiled and captured, unless the
-    network takes neither."""
-    set_groups(loop.model, group := _group_of(loop.model, spec, batch_size))
-    at_once = micro_batch(spec, batch_size, most, _count(loop.ranks))
-    own = loop.resized(batch_size, _rows(timeline, batch_size), at_once)
-    _check_cut(own)
-    if not capture:
-        return Step(own, own.update, group)
-    if compiles(loop.device):
-        _compile(own)
-    return Step(own, _captured_update(own), group)
-
-
-def _count(ranks: Ranks | None) -> int:
-    return 1 if ranks is None else ranks.count
 
 
 def _captured_update(loop: Loop) -> Callable[[], None]:
@@ -337,30 +369,6 @@ def _check_cut(loop: Loop) -> None:
             f"--ranks {loop.ranks.count}: {str(error).replace('micro batches', 'shares')} "
             "Or write --ranks 1."
         ) from error
-
-
-def _kernels(
-    model: nn.Module,
-    spec: TrialSpec,
-    timeline: Timeline,
-    device: torch.device,
-    most: int = 0,
-    ranks: int = 1,
-) -> str:
-    """Let the model run kernels where they serve every batch size of the run; said in words."""
-    reason = ""
-    for size in dict.fromkeys(stretch.batch_size for stretch in timeline.stretches):
-        set_groups(model, _group_of(model, spec, size))
-        at_once = micro_batch(spec, size, most, ranks)
-        applied, reason = fused_batch_norm(model, device, spec.settings.precision, at_once)
-        if not applied:
-            break
-    return reason
-
-
-def _group_of(model: nn.Module, spec: TrialSpec, batch_size: int) -> int | None:
-    """Examples that share batch-norm statistics; None in a network of the user's own."""
-    return batch_norm_group(spec, batch_size) if isinstance(model, Network) else None
 
 
 def set_groups(model: nn.Module, group: int | None) -> None:

@@ -26,7 +26,8 @@ from batchcliff.record import Outcome, Transfer
 from batchcliff.spec import Decay, Pretraining, TrialSpec
 from batchcliff.training.arithmetic import DataFacts, ledger
 from batchcliff.training.prepare import Prepared, image_shape, prepare
-from batchcliff.training.trial import measured, read_tests, reestimate, run_trials
+from batchcliff.training.records import measured
+from batchcliff.training.trial import read_tests, reestimate, run_trials
 
 HEAD = "head."  # what the names of the last layer's tensors begin with
 

@@ -10,6 +10,7 @@ import contextlib
 from typing import Any
 
 from batchcliff.canonical import canonical_json, parse_json
+from batchcliff.record import UNLIMITED
 from batchcliff.training.precision import device_name, numerics, versions
 from batchcliff.training.prepare import Prepared
 
@@ -48,14 +49,24 @@ def mixture(there: Any, before: Any, here: str) -> Pairs:
 
     () also where it cannot go on, since the device is of another kind.
     """
-    now, then = pairs_of(here), pairs_of(there)
+    now, then = _whole(here), _whole(there)
     if ("cuda" in dict(now)) != ("cuda" in dict(then)):
         return ()
     return tuple(sorted((then | pairs_of(before)) - now))
 
 
 def difference(there: Any, here: str) -> str:
-    """What is not the same, in words."""
-    then, now = dict(pairs_of(there)), dict(pairs_of(here))
+    """What is not the same, in words; of what only `there` has, which may be much, one name."""
+    then, now = dict(_whole(there)), dict(_whole(here))
     other = [name for name in sorted(now) if then.get(name) != now[name]]
-    return "; ".join(f"{name} {then.get(name)!a}, now {now[name]!a}" for name in other)
+    words = [f"{name} {then.get(name)!a}, now {now[name]!a}" for name in other]
+    if gone := sorted(then.keys() - now.keys()):
+        words.append(f"{gone[0]!a} {then[gone[0]]!a}, now None")
+    return "; ".join(words)
+
+
+def _whole(text: Any) -> set[tuple[str, str]]:
+    """The pairs of a fingerprint with those that go without saying."""
+    pairs = pairs_of(text)
+    said = dict(pairs)
+    return pairs | {pair for pair in UNLIMITED.items() if pairs and pair[0] not in said}

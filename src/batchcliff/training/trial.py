@@ -14,18 +14,17 @@ from torch import Tensor
 
 from batchcliff.data.resident import Resident
 from batchcliff.provenance import utc_now
-from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
+from batchcliff.record import Ledger, Provenance, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import learning_rates, timeline_of
 from batchcliff.training.checkpoint import Begun, Checkpoints, named_state
-from batchcliff.training.divergence import divergence
-from batchcliff.training.epochs import epoch_tensors, evaluated_epochs, spans, train
+from batchcliff.training.epochs import epoch_tensors, train
 from batchcliff.training.evaluate import REESTIMATION_EXAMPLES, reestimated
 from batchcliff.training.precision import device_name, numerics, precision, versions
 from batchcliff.training.prepare import Prepared
 from batchcliff.training.probes import read_probes
+from batchcliff.training.records import Ran, write_record
 from batchcliff.training.stopping import Watch, examples_of
-from batchcliff.training.update_logs import norm_curves, skipped_updates
 
 if TYPE_CHECKING:
     from batchcliff.training.pretrained import Pretrained
@@ -58,79 +57,97 @@ def run_trials(
     checkpoints and weights count, and its records. Raises torch.OutOfMemoryError; RankLost and
     RanksApart among ranks.
     """
-    started, clock, num_train = utc_now(), time.perf_counter(), len(resident.train_labels)
-    slots = specs + [specs[-1]] * (prepared.stack - len(specs))
-    prepared.restart(slots, rates(slots, resident))
-    if pretrained is not None:
-        pretrained.start(prepared.model)
-    begun = Begun()
-    if checkpoints is not None:
-        weights = pretrained.digest if pretrained else ""
-        begun = checkpoints.begin(
-            prepared, specs, len(resident.train_labels), code=code, weights=weights
-        )
-    ranks, mixed = prepared.loop.ranks, begun.mixed
-    if ranks is not None:
-        state = named_state(prepared).values()
-        begun = Begun(**ranks.begin(begun.update, begun.seconds, state))
+    run = _Run(specs, resident, prepared)
+    run.begin(pretrained, checkpoints, code)
     watch = Watch(specs[0], prepared, ledgers[0].num_classes)
     losses_US = train(
-        prepared, slots, resident, on_progress, begun.update, checkpoints, watch, on_phase
+        prepared,
+        run.slots,
+        resident,
+        on_progress,
+        begin=run.begun.update,
+        checkpoints=checkpoints,
+        watch=watch,
+        on_phase=on_phase,
     )[: watch.end]
     if on_phase is not None:
         on_phase("reestimating")
-    reestimate(prepared, slots, resident, watch.end)
-    if ranks is not None:
-        ranks.check_together(prepared.loop.parameters)
+    reestimate(prepared, run.slots, resident, watch.end)
+    if prepared.loop.ranks is not None:
+        prepared.loop.ranks.check_together(prepared.loop.parameters)
     tests = read_tests(prepared, len(resident.test_labels))
-    seconds = (begun.seconds + time.perf_counter() - clock) / len(specs)
-    ran = int(prepared.loop.count)  # fewer than the run has, where all diverged
-    provenance = Provenance(
-        seconds=seconds,
-        compile_seconds=prepared.seconds,
-        examples_per_second=examples_of(specs[0], num_train, ran) / seconds,
-        started=started,
-        stacked=len(specs),
-        workers=workers,
-        device=device_name(prepared.loop.device),
-        versions=versions(),
-        numerics=numerics(
-            prepared.loop.device, prepared.compiled, prepared.kernels, prepared.team
-        ),
-        code=code,
-        data_source=data_source,
-        resumed_from=begun.update,
-        micro_batch=prepared.micro_batch,
-        ranks=1 if ranks is None else ranks.count,
-        mixed=mixed,
-    )
-    cut = prepared.accumulation
-    ledgers = [dataclasses.replace(ledger, accumulation=cut) for ledger in ledgers]
-    logs = {name: log_US.cpu() for name, log_US in prepared.loop.logs.items()}
+    provenance = run.provenance(code=code, data_source=data_source, workers=workers)
+    ran = read_runs(prepared, losses_US, tests, watch.ended)[: len(specs)]
     records = [
-        write_record(
-            spec,
-            ledger,
-            losses_US[:, s],
-            tests[s],
-            provenance,
-            num_train,
-            {name: log_US[:, s] for name, log_US in logs.items()},
-            watch.ended,
-        )
-        for s, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True))
+        write_record(spec, ledger, one, provenance, run.num_train)
+        for spec, ledger, one in zip(specs, run.counted(ledgers), ran, strict=True)
     ]
     if specs[0].settings.probes:  # a stack of one
-        alone = {name: log_US[:, 0] for name, log_US in logs.items()}
         shapes = [p.shape for p in prepared.loop.parameters]
-        found = read_probes(
-            records[0], len(resident.train_labels), losses_US[:, 0], alone, shapes
-        )
+        (one,) = ran
+        found = read_probes(records[0], run.num_train, one.losses, one.logs, shapes)
         records = [dataclasses.replace(records[0], probes=found)]
     if pretrained is not None:
         transfer = pretrained.measure(prepared.model)
         records = [dataclasses.replace(record, transfer=transfer) for record in records]
     return records
+
+
+class _Run:
+    """Trials of one shape side by side: the slots they take, and where and when they began."""
+
+    def __init__(self, specs: list[TrialSpec], resident: Resident, prepared: Prepared) -> None:
+        self.started, self.clock = utc_now(), time.perf_counter()
+        self.specs, self.resident, self.prepared = specs, resident, prepared
+        self.num_train = len(resident.train_labels)
+        self.slots = specs + [specs[-1]] * (prepared.stack - len(specs))
+        self.begun = Begun()
+
+    def begin(
+        self, pretrained: Pretrained | None, checkpoints: Checkpoints | None, code: str
+    ) -> None:
+        """Put initial weights, pretrained ones or a checkpoint in place; rank 0's for all."""
+        prepared = self.prepared
+        prepared.restart(self.slots, rates(self.slots, self.resident))
+        if pretrained is not None:
+            pretrained.start(prepared.model)
+        if checkpoints is not None:
+            weights = pretrained.digest if pretrained else ""
+            self.begun = checkpoints.begin(
+                prepared, self.specs, self.num_train, code=code, weights=weights
+            )
+        if prepared.loop.ranks is not None:
+            state = named_state(prepared).values()
+            place = prepared.loop.ranks.begin(self.begun.update, self.begun.seconds, state)
+            self.begun = dataclasses.replace(self.begun, **place)
+
+    def provenance(self, *, code: str, data_source: str, workers: int) -> Provenance:
+        """How, where and how fast it ran, now that it is over."""
+        prepared, loop = self.prepared, self.prepared.loop
+        seconds = (self.begun.seconds + time.perf_counter() - self.clock) / len(self.specs)
+        ran = int(loop.count)  # fewer than the run has, where all diverged
+        return Provenance(
+            seconds=seconds,
+            compile_seconds=prepared.seconds,
+            examples_per_second=examples_of(self.specs[0], self.num_train, ran) / seconds,
+            started=self.started,
+            stacked=len(self.specs),
+            workers=workers,
+            device=device_name(loop.device),
+            versions=versions(),
+            numerics=numerics(loop.device, prepared.compiled, prepared.kernels, prepared.team),
+            code=code,
+            data_source=data_source,
+            resumed_from=self.begun.update,
+            micro_batch=prepared.micro_batch,
+            ranks=1 if loop.ranks is None else loop.ranks.count,
+            mixed=self.begun.mixed,
+        )
+
+    def counted(self, ledgers: list[Ledger]) -> list[Ledger]:
+        """The ledgers, with the micro batches that each update was run in."""
+        parts = self.prepared.accumulation
+        return [dataclasses.replace(ledger, accumulation=parts) for ledger in ledgers]
 
 
 def rates(slots: list[TrialSpec], resident: Resident) -> Tensor:
@@ -183,96 +200,20 @@ def read_tests(prepared: Prepared, num_test: int) -> list[list[tuple[float, floa
     ]
 
 
-def first_bad(losses_U: Tensor, final_test_loss: float) -> int | None:
-    """Index of the first update whose loss is not finite; None if all are.
-
-    It is the number of updates where only the test loss after the last one is not finite:
-    then the last update itself did the damage.
-    """
-    bad = torch.nonzero(~torch.isfinite(losses_U))
-    if len(bad):
-        return int(bad[0])
-    return None if math.isfinite(final_test_loss) else len(losses_U)
-
-
-def measured(accuracy: float, loss: float) -> float | None:
-    """The accuracy; None where the loss is not finite, since argmax makes 0 of NaN."""
-    return accuracy if math.isfinite(loss) else None
-
-
-def write_record(
-    spec: TrialSpec,
-    ledger: Ledger,
-    losses_U: Tensor,
-    tests: list[tuple[float, float]],
-    provenance: Provenance,
-    num_train: int,
-    logs: dict[str, Tensor],
-    ended: str = "",
-) -> TrialRecord:
-    """The record of one trial; `tests` are its evaluations, the re-estimated one last.
-
-    losses_U: of the updates that ran. logs: what the loop logged beside the loss, [U] by
-    name. ended: why the run was cut short, see `TrialRecord`.
-    """
-    accuracy, test_loss = tests[-2] if len(tests) > 1 else (math.nan, math.nan)
-    if spec.settings.evaluation == "reestimated":
-        accuracy, test_loss = tests[-1]
-    sign = divergence(losses_U, first_bad(losses_U, test_loss), spec.settings.explosion, logs)
-    bad = None if sign is None else sign.update
-    curves = read_curves(spec, losses_U, tests[:-1], bad, num_train, logs)
-    if sign is not None:
-        return TrialRecord(
-            spec=spec,
-            outcome=Outcome.DIVERGED,
-            reason=sign.reason,
-            first_bad_update=sign.update,
-            updates=sign.update,
-            ledger=ledger,
-            curves=curves,
-            provenance=provenance,
-            skipped_updates=skipped_updates(logs, sign.update),
+def read_runs(
+    prepared: Prepared,
+    losses_US: Tensor,
+    tests: list[list[tuple[float, float]]],
+    ended: str,
+) -> list[Ran]:
+    """What each network's run left, [S]; waits for it. tests, ended: as in `Ran`."""
+    logs = {name: log_US.cpu() for name, log_US in prepared.loop.logs.items()}
+    return [
+        Ran(
+            losses=losses_US[:, s],
+            logs={name: log_US[:, s] for name, log_US in logs.items()},
+            tests=tests[s],
+            ended=ended,
         )
-    return TrialRecord(
-        spec=spec,
-        outcome=Outcome.OK,
-        accuracy=accuracy,
-        accuracy_reestimated=measured(*tests[-1]),
-        test_loss=test_loss,
-        train_loss=curves.train_loss[-1],
-        updates=len(losses_U),
-        ledger=ledger,
-        curves=curves,
-        provenance=provenance,
-        skipped_updates=skipped_updates(logs, len(losses_U)),
-        ended=ended,
-    )
-
-
-def read_curves(
-    spec: TrialSpec,
-    losses_U: Tensor,
-    tests: list[tuple[float, float]],
-    bad: int | None,
-    num_train: int,
-    logs: dict[str, Tensor],
-) -> Curves:
-    """Per-epoch curves; nothing after the first bad update is kept."""
-    runs = [(a, b) for a, b in spans(spec, num_train) if b <= len(losses_U)]
-    table = learning_rates(spec, num_train)
-    kept = [(a, b) for a, b in runs if bad is None or a <= bad]
-    whole = [e for e, (_, b) in enumerate(runs) if bad is None or b <= bad]
-    accuracies = dict(
-        zip(evaluated_epochs(spec, len(runs)), (measured(*t) for t in tests), strict=False)
-    )
-    return Curves(
-        train_loss=tuple(
-            float(losses_U[a:b].double().mean()) if bad is None or b <= bad else math.nan
-            for a, b in kept
-        ),
-        lr=tuple(table[b - 1] for _, b in kept),
-        test_accuracy=tuple(
-            accuracies.get(e) if e in whole else None for e in range(len(kept))
-        ),
-        **norm_curves(logs, kept, bad),
-    )
+        for s in range(prepared.stack)
+    ]

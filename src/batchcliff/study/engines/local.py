@@ -84,9 +84,10 @@ class Worker:
 
     def tail(self, lines: int = 50) -> str:
         """The last lines that the process wrote to its standard streams."""
-        size = self.stderr.seek(0, os.SEEK_END)
-        self.stderr.seek(max(0, size - TAIL_BYTES))
-        text = self.stderr.read().decode(errors="replace")
+        # Not by seeking: the place in the file is the process' as well, which may write now.
+        file = self.stderr.fileno()
+        first = max(0, os.fstat(file).st_size - TAIL_BYTES)
+        text = os.pread(file, TAIL_BYTES, first).decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
     def kill(self) -> None:
