@@ -53,15 +53,18 @@ def cluster() -> Iterator[str]:
             "RAY_memory_monitor_refresh_ms": "0",  # or it kills where others fill the memory
         }.items():
             patch.setenv(name, value)
-        ray.init(
-            num_cpus=HOSTS,
-            include_dashboard=False,
-            object_store_memory=80_000_000,
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=home,
-        )
         try:
+            try:
+                ray.init(
+                    num_cpus=HOSTS,
+                    include_dashboard=False,
+                    object_store_memory=80_000_000,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=home,
+                )
+            except Exception as error:  # a sandbox: no sockets, no shared memory, no address
+                pytest.skip(f"NOT TESTED: Ray does not start on this machine: {error}")
             yield mark
         finally:
             ray.shutdown()
