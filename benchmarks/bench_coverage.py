@@ -56,6 +56,7 @@ class Setting:
     slope: float = 0.004  # accuracy lost per octave before the cliff (bimodal)
     lost: float = 0.0  # share of trials without result
     shift: float = 1.0  # octaves by which the arm's collapse lies beyond the reference's
+    any_shift: float = 0.0  # times U(-1/2, 1/2), added to it: then it is no whole step
     correlation: float = 0.5  # of the arms' seed noise
     flaky: float = 0.0  # share of trials that collapse at any batch size
     widening: float = 1.0  # the arm's width over the reference's
@@ -74,6 +75,8 @@ SETTINGS = (
     Setting(name="censored-above-lost", midpoint=9.0, octaves=2.0, lost=0.15),
     Setting(name="censored-below", midpoint=8.0, shift=-4.0),
     Setting(name="random", kind="random"),
+    Setting(name="bimodal-any-shift", any_shift=1.0),
+    Setting(name="bimodal-sharp-any-shift", width=0.08, any_shift=1.0),
 )
 
 
@@ -306,7 +309,10 @@ def add_study(setting: Setting, seeds: int, rng: np.random.Generator, done: Simu
     """One study: a reference arm, an arm with the same truth, and one whose cliff is moved."""
     midpoint = setting.midpoint + setting.octaves * rng.random()
     base = population(setting, midpoint, setting.width)
-    moved = population(setting, midpoint + setting.shift, setting.width * setting.widening)
+    shifted = setting.shift
+    if setting.any_shift:
+        shifted += setting.any_shift * (rng.random() - 0.5)
+    moved = population(setting, midpoint + shifted, setting.width * setting.widening)
     threshold = base.mean[0] - setting.delta
     truth = [
         {"tolerance": true_tolerance(arm.mean, threshold), "collapse": arm.midpoint}

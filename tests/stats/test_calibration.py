@@ -113,7 +113,8 @@ def test_no_answer_strays_far_from_the_middle_or_the_nominal_level(seeds, width,
     for kind in KINDS:
         low, high = tail_shares(0.95, interval_scale(kind, at))
         assert low < tolerance_place(at) < high and 0.01 < low < 0.07
-        assert 0.65 < shift_scale(kind, seeds, 0.02) < 1.15
+        for slide in (False, True):
+            assert 0.6 < shift_scale(kind, seeds, 0.02, slide) < 1.2
 
 
 def test_seeds_beyond_those_simulated_change_nothing_in_jumps():
@@ -125,4 +126,21 @@ def test_seeds_beyond_those_simulated_change_nothing_in_jumps():
 def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_as_a_collapse_cliffs():
     costs = [shift_scale("tolerance", 3, cost) for cost in (0.01, 0.02, 0.05, 0.5)]
     assert costs[0] == costs[1] < costs[2] < costs[3]
-    assert costs[3] == pytest.approx(shift_scale("collapse", 3, 0.5), abs=0.06)
+    assert costs[3] == pytest.approx(shift_scale("collapse", 3, 0.5), abs=0.12)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_a_fall_without_a_collapse_is_answered_by_narrower_intervals(seeds):
+    at = known(seeds)
+    assert interval_scale("tolerance", at, slides=True) < interval_scale("tolerance", at)
+    assert interval_scale("collapse", at, slides=True) == interval_scale("collapse", at)
+    for kind in KINDS:
+        assert shift_scale(kind, seeds, 0.02, slide=True) < shift_scale(kind, seeds, 0.02)
+
+
+def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():
+    """With the constants of three and more, 7.8% of unpaired equal arms were told apart."""
+    two, three, ten = (shift_scale("collapse", seeds, 0.02) for seeds in (2, 3, 10))
+    assert two > 1.17 > three > ten
+    wide = [interval_scale("collapse", known(seeds, width=0.5)) for seeds in (2, 3, 10)]
+    assert wide[0] > 1.17 > wide[1] > wide[2]

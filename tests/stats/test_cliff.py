@@ -16,6 +16,7 @@ from batchcliff.stats.cliff import (
     collapse_point,
     draw_cliffs,
     make_reference,
+    slides,
     tolerance_cliff,
     tolerance_point,
 )
@@ -169,3 +170,36 @@ def test_equal_data_give_equal_draws():
     first, second = (draw_cliffs(base, reference)[0] for _ in range(2))
     assert (first.tolerance == second.tolerance).all()
     assert (first.collapse == second.collapse).all()
+
+
+SLIDING = [0.98, 0.98, 0.96, 0.88, 0.70, 0.30]
+COLLAPSING = [0.98, 0.98, 0.98, 0.97, 0.20, 0.10]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (spread(SLIDING), True),
+        (spread(COLLAPSING), False),
+        ([*spread(COLLAPSING[:4]), [0.97, 0.98, 0.2], [0.2] * 3], False),  # 0.72 on average
+        (spread([0.98, 0.98, 0.97, 0.95, 0.20, 0.10]), False),  # below P - delta, not by two
+        ([*spread(SLIDING[:3]), [0.2, 0.7, 0.7], [0.2] * 3, [0.2] * 3], False),  # one fails
+    ],
+)
+def test_an_arm_slides_where_all_trials_stand_and_their_mean_is_deep_below(columns, expected):
+    curve = make_test_curve(columns)
+    assert slides(curve, make_reference(curve, 0.1)) is expected
+
+
+def test_an_arm_that_diverges_where_it_would_slide_collapses():
+    columns, gone = spread(SLIDING), [(), (), (), (0,), (1,), (2,)]
+    curve = make_test_curve(columns, diverged=gone)
+    assert not slides(curve, make_reference(curve, 0.1))
+
+
+def test_a_sliding_cliff_has_a_narrower_interval_for_that(monkeypatch):
+    tolerance, collapse = both(spread(SLIDING, noise=0.02))
+    monkeypatch.setattr("batchcliff.stats.cliff.slides", lambda curve, reference: False)
+    wider, same = both(spread(SLIDING, noise=0.02))
+    assert wider.low < tolerance.low < tolerance.high < wider.high
+    assert collapse == same and tolerance.value == wider.value

@@ -45,7 +45,7 @@ def test_a_shift_of_an_octave_is_found_with_three_seeds_in_a_good_part_of_the_st
 
 
 def test_intervals_of_a_wrong_scale_are_caught(monkeypatch):
-    monkeypatch.setattr(cliff, "interval_scale", lambda kind, known: 0.4)
+    monkeypatch.setattr(cliff, "interval_scale", lambda *known: 0.4)
     row = bench.run_setting(SETTINGS["bimodal"], 3, STUDIES, base_seed=7)
     assert row["tolerance_coverage"] < least(0.95)
     assert row["collapse_coverage"] < least(0.95)
@@ -102,3 +102,21 @@ def test_simulated_failures_come_as_often_as_the_population_says():
     failing = np.array([len(curve.failing(k, 0.54)) for k in range(len(bench.SIZES))]) / 4000
     assert failing == pytest.approx(arm.fail, abs=4 * math.sqrt(0.25 / 4000))
     assert curve.means == pytest.approx(arm.mean, abs=0.03)
+
+
+def test_a_shift_that_is_no_whole_step_is_drawn_anew_for_each_study(monkeypatch):
+    """Where arms differ by whole steps of the grid they lie alike between two sizes of it."""
+    shifts = []
+    real = bench.population
+
+    def seen(setting, midpoint, width):
+        shifts.append(midpoint)
+        return real(setting, midpoint, width)
+
+    monkeypatch.setattr(bench, "population", seen)
+    for name, whole in (("bimodal", True), ("bimodal-any-shift", False)):
+        shifts.clear()
+        bench.run_setting(SETTINGS[name], 3, 8, base_seed=7)
+        octaves = np.array(shifts[1::2]) - np.array(shifts[::2])
+        assert np.all(np.abs(octaves - 1) <= 0.5)
+        assert np.allclose(octaves, 1.0) == whole

@@ -82,21 +82,31 @@ def tolerance_place(known: Evidence) -> float:
     return float(special.ndtr(min(b, HIGHEST)))
 
 
-def interval_scale(kind: str, known: Evidence) -> float:
-    """c of an arm's own cliff: below 1 where the draws are wider than they need be."""
+def interval_scale(kind: str, known: Evidence, slides: bool = False) -> float:
+    """c of an arm's own cliff: below 1 where the draws are wider than they need be.
+
+    `slides`: the accuracy falls without a collapse (`cliff.slides`), so that how wide a
+    collapse may be does not matter.
+    """
     n = max(known.seeds, FEWEST)
+    if kind == "tolerance" and slides:
+        return 0.97 - 0.5 / n
     if kind == "tolerance":
         return 1.035 - 0.585 / n + 0.1 * known.stray
-    return 1.0 + (0.36 if known.width > 0 else -0.27) / n
+    return 1.0 + 0.36 / known.seeds if known.width > 0 else 1.0 - 0.27 / n
 
 
-def shift_scale(kind: str, seeds: int, cost: float) -> float:
+def shift_scale(kind: str, seeds: int, cost: float, slide: bool = False) -> float:
     """c of the shift of a cliff; `seeds` of the arm that has fewer. `cost`: the share of
     trials whose collapse costs the tolerance, delta / (plateau - chance); a tolerance cliff
-    with a large one is as well known as a collapse cliff, and so is its shift."""
+    with a large one is as well known as a collapse cliff, and so is its shift. `slide`: both
+    arms fall without a collapse (`cliff.slides`)."""
+    n = max(seeds, FEWEST)
     if kind == "collapse":
-        return 1.05 + 0.15 / seeds
-    return 1.06 - 0.96 / max(seeds, FEWEST) * min(1.0, SMALL_COST / cost)
+        return 1.06 - 0.5 / n if slide else 1.07 + 0.45 / seeds**2
+    if slide:
+        return 1.03 - 1.2 / n
+    return 1.02 - 0.87 / n * min(1.0, SMALL_COST / cost)
 
 
 def tail_shares(level: float, scale: float) -> tuple[float, float]:

@@ -172,7 +172,8 @@ def tolerance_cliff(
         return _estimate(plain, plain, None, curve, reference.level, TOLERANCE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).tolerance
     known = _evidence(curve, reference)
-    ends = tail_shares(reference.level, interval_scale("tolerance", known))
+    scale = interval_scale("tolerance", known, slides(curve, reference))
+    ends = tail_shares(reference.level, scale)
     point = quantile(draws, tolerance_place(known))
     return _estimate(point, plain, _ends(draws, ends), curve, reference.level, TOLERANCE)
 
@@ -224,6 +225,17 @@ def quantile(draws_D: Array, share: float) -> float:
     """Order statistic of draws that may be infinite (no interpolation between them)."""
     place = min(int(share * draws_D.size), draws_D.size - 1)
     return float(np.partition(draws_D, place)[place])
+
+
+def slides(curve: Curve, reference: Reference) -> bool:
+    """Whether the arm falls without a collapse: at some size all trials stand, and their mean
+    is below the plateau by twice the tolerance. Its cliff is then where the means say it is.
+    """
+    assert reference.floor is not None and reference.threshold is not None
+    floor, deep = reference.floor, reference.threshold - reference.delta
+    return any(
+        mean < deep and not curve.failing(k, floor) for k, mean in enumerate(curve.means)
+    )
 
 
 def _evidence(curve: Curve, reference: Reference) -> Evidence:

@@ -23,6 +23,7 @@ from batchcliff.stats.cliff import (
     draw_cliffs,
     open_sides,
     quantile,
+    slides,
     tolerance_point,
 )
 from batchcliff.stats.draws import Curve
@@ -105,7 +106,8 @@ def shift(
     low_D, high_D = _difference_bounds(arm_D, base_D, drawn)
     assert reference.plateau is not None
     cost = reference.delta / (reference.plateau - reference.chance)
-    scale = shift_scale(kind, seeds, cost)
+    slide = slides(arm, reference) and slides(base, reference)
+    scale = shift_scale(kind, seeds, cost, slide)
     at = tail_shares(level, scale)
     ends = quantile(low_D, at[0]), quantile(high_D, at[1])
     point = _factor((quantile(arm_D, 0.5), quantile(base_D, 0.5)), drawn)
