@@ -154,6 +154,31 @@ def test_something_else_in_the_place_of_an_object_is_refused(wrong: Any) -> None
         from_plain(Tree, {"count": 1, "leaf": wrong})
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong", "error"),
+    [
+        ("count", 1.0, TypeError),
+        ("count", True, TypeError),  # Python takes True for 1; a count is none
+        ("flag", 1, TypeError),
+        ("either", 1.5, TypeError),
+        ("rates", [0.1, "fast"], TypeError),
+        ("rates", [0.1, True], TypeError),
+        ("pairs", [["a", "2"]], TypeError),
+        ("pairs", [["a", True]], TypeError),
+        ("pairs", [[1, 2]], TypeError),
+        ("pairs", [["a"]], ValueError),
+        ("pairs", [["a", 2, 3]], ValueError),
+    ],
+)
+def test_a_leaf_of_another_type_is_refused(
+    field: str, wrong: Any, error: type[Exception]
+) -> None:
+    right = {"count": 1, "leaf": {"name": "a"}, "rates": [1, 0.5], "pairs": [["a", 2]]}
+    assert from_plain(Tree, right).pairs == (("a", 2),)
+    with pytest.raises(error):
+        from_plain(Tree, right | {field: wrong})
+
+
 def test_an_unknown_value_of_an_enum_is_refused() -> None:
     with pytest.raises(ValueError, match="'green' is not a valid Colour"):
         from_plain(Tree, {"count": 1, "leaf": {"name": "a"}, "colour": "green"})

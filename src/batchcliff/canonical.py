@@ -13,6 +13,7 @@ import enum
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import math
 import types
@@ -148,8 +149,7 @@ def _builder(hint: Any) -> Builder:
         inner = _builder(args[0])
         return tuple if inner is _same else _list_builder(inner, _exact_types(args[0]))
     if origin is tuple:
-        inners = [_builder(arg) for arg in args]
-        return lambda value: tuple([b(v) for b, v in zip(inners, value, strict=True)])
+        return _row_builder(args)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass_builder(hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -186,6 +186,19 @@ def _list_builder(inner: Builder, exact: frozenset[type]) -> Builder:
     return build
 
 
+def _row_builder(hints: tuple[Any, ...]) -> Builder:
+    """A tuple of so many values, a pair: looked at one by one only if a type is not expected."""
+    inners = [_builder(hint) for hint in hints]
+    exact = frozenset(itertools.product(*map(_exact_types, hints)))
+
+    def build(value: Any) -> Any:
+        if isinstance(value, list) and tuple(map(type, value)) in exact:
+            return tuple(value)
+        return tuple([inner(item) for inner, item in zip(inners, value, strict=True)])
+
+    return build
+
+
 def _leaf_builder(hints: tuple[Any, ...], none: bool = False) -> Builder:
     allowed = tuple(kind for hint in hints for kind in _LEAVES[hint])
 
@@ -217,6 +230,7 @@ def _union_builder(options: tuple[Any, ...]) -> Builder:
 def _dataclass_builder(cls: Any) -> Builder:
     hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
     builders = {f.name: _builder(hints[f.name]) for f in fields}
+    exact = {f.name: _exact_types(hints[f.name]) for f in fields}
     required = {
         f.name
         for f in fields
@@ -228,10 +242,17 @@ def _dataclass_builder(cls: Any) -> Builder:
             return value
         if not isinstance(value, dict):
             raise ValueError(f"{cls.__name__}: expected an object, got {type(value).__name__}")
-        if unknown := sorted(value.keys() - builders.keys()):
+        if not value.keys() <= builders.keys():
+            unknown = sorted(value.keys() - builders.keys())
             raise ValueError(f"{cls.__name__}: unknown field {unknown[0]!r}")
-        if missing := sorted(required - value.keys()):
+        if not required <= value.keys():
+            missing = sorted(required - value.keys())
             raise ValueError(f"{cls.__name__}: missing field {missing[0]!r}")
-        return cls(**{name: builders[name](item) for name, item in value.items()})
+        return cls(
+            **{
+                name: item if type(item) in exact[name] else builders[name](item)
+                for name, item in value.items()
+            }
+        )
 
     return build

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from synthetic import SIZES, Synthetic
 
 from batchcliff.report import look
-from batchcliff.report.content import make_content
+from batchcliff.report.content import Content, make_content
 from batchcliff.report.html import chart_specs
 from batchcliff.report.scales import decades, dodge
 from batchcliff.report.vega import svg_and_png
@@ -31,8 +31,12 @@ Specs = dict[str, dict[str, Any]]
 def specs(synthetic: Synthetic) -> Specs:
     """Every specification of the page and of the pictures."""
     content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
-    pictures = {f"picture-{name}": spec for name, spec in static_specs(content).items()}
+    pictures = {f"picture-{name}": spec for name, spec in pictures_of(content).items()}
     return {**chart_specs(content), **pictures}
+
+
+def pictures_of(content: Content) -> Specs:
+    return static_specs(content.large) | static_specs(content.small)
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -108,7 +112,7 @@ def test_expressions_hold_nothing_of_the_users(synthetic: Synthetic) -> None:
     planned = [(nasty + arm, size, seed, tid) for arm, size, seed, tid in synthetic.planned()]
     study = replace(study, reference_arm=nasty + "none")
     content = make_content(study, records, planned)
-    every = [*chart_specs(content).values(), *static_specs(content).values()]
+    every = [*chart_specs(content).values(), *pictures_of(content).values()]
     keys = ("filter", "labelExpr", "expr", "test", "calculate", "href", "url", "signal")
     expressions = {str(n[k]) for spec in every for n in nodes(spec) for k in keys if k in n}
     assert expressions and not any("alert" in e for e in expressions)
@@ -156,7 +160,7 @@ def test_the_legend_draws_no_dashes_around_its_symbols() -> None:
     """Of the ninth arm on: the outline would take the dash pattern and look notched."""
     made = many_arms(10)
     content = make_content(made.study, made.records(diverged=False), made.planned())
-    spec = static_specs(content)["accuracy"]
+    spec = static_specs(content.large)["accuracy"]
     legends = [n["legend"] for n in nodes(spec) if "symbolType" in (n.get("legend") or {})]
     assert legends and all(legend["symbolStrokeWidth"] == 0 for legend in legends)
     svg, _ = svg_and_png(spec)
@@ -169,7 +173,7 @@ def test_the_legend_of_lines_alone_shows_their_colours() -> None:
     """Small charts have no points: a symbol that is only filled would be invisible."""
     made = many_arms(10)
     content = make_content(made.study, made.records(diverged=False), made.planned())
-    svg, _ = svg_and_png(static_specs(content)["training-loss"])
+    svg, _ = svg_and_png(static_specs(content.small)["training-loss"])
     symbols = re.findall(rb'<g class="mark-symbol role-legend-symbol".*?</g>', svg)
     drawn = [re.search(rb'stroke="(#\w{6})" stroke-width="[1-9]', s) for s in symbols]
     colours = {match[1].decode() for match in drawn if match}
@@ -181,6 +185,6 @@ def test_the_legend_of_lines_alone_shows_their_colours() -> None:
 def test_few_small_charts_fill_the_picture(panels: int, width: int) -> None:
     made = Synthetic(seeds=1, sizes=SIZES[:panels])
     content = make_content(made.study, made.records(), made.planned())
-    spec = static_specs(content)["training-accuracy"]
+    spec = static_specs(content.small)["training-accuracy"]
     assert len(spec["concat"]) == panels and spec["columns"] == min(panels, 3)
     assert {chart["width"] for chart in spec["concat"]} == {width}

@@ -25,7 +25,7 @@ def content_of(synthetic: Synthetic, **options: object) -> Content:
 
 
 def test_one_seed_is_the_table_itself_without_intervals(single: Synthetic) -> None:
-    figure = content_of(single).accuracy
+    figure = content_of(single).large.accuracy
     assert figure.batch_sizes == SIZES and figure.chance == 0.1
     for line in figure.lines:
         assert tuple(p.mean for p in line.points) == TABLE[line.arm]
@@ -34,7 +34,7 @@ def test_one_seed_is_the_table_itself_without_intervals(single: Synthetic) -> No
 
 
 def test_three_seeds_have_dots_means_and_intervals(synthetic: Synthetic) -> None:
-    figure = content_of(synthetic).accuracy
+    figure = content_of(synthetic).large.accuracy
     point = figure.lines[0].points[0]
     values = sorted(r.accuracy for r in synthetic.records()[:3] if r.accuracy is not None)
     assert point.dots == tuple(values)
@@ -44,7 +44,7 @@ def test_three_seeds_have_dots_means_and_intervals(synthetic: Synthetic) -> None
 
 
 def test_diverged_trials_lie_on_the_floor_and_in_no_mean(synthetic: Synthetic) -> None:
-    figure = content_of(synthetic).accuracy
+    figure = content_of(synthetic).large.accuracy
     none = next(line for line in figure.lines if line.arm == "none")
     point = next(p for p in none.points if p.batch_size == 4096)
     assert point.floor == (("diverged", 1),) and point.n == 2 == len(point.dots)
@@ -52,7 +52,7 @@ def test_diverged_trials_lie_on_the_floor_and_in_no_mean(synthetic: Synthetic) -
 
 
 def test_the_title_says_what_was_run(synthetic: Synthetic) -> None:
-    figure = content_of(synthetic).accuracy
+    figure = content_of(synthetic).large.accuracy
     parts = ("article on cifar10", "budget: 100 epochs", "3 seeds a cell", "42 of 42 trials")
     for part in (*parts, "JPEG"):
         assert part in figure.subtitle
@@ -64,12 +64,12 @@ def test_cells_with_different_numbers_of_seeds_are_said_to_have_at_most_so_many(
     """A search gives a cell as many seeds as it needs."""
     planned = [p for p in synthetic.planned() if p[1:3] != (1024, 2)]
     content = make_content(synthetic.study, synthetic.records(), planned)
-    assert "at most 3 seeds a cell" in content.accuracy.subtitle
+    assert "at most 3 seeds a cell" in content.large.accuracy.subtitle
 
 
 def test_tolerance_cliffs_have_bands_in_the_arms_colour(synthetic: Synthetic) -> None:
     content = content_of(synthetic)
-    bands = {b.arm: b for b in content.accuracy.bands if b.kind == "tolerance"}
+    bands = {b.arm: b for b in content.large.accuracy.bands if b.kind == "tolerance"}
     assert set(bands) == {"none", "warmup"}
     for arm in content.summary.arms:
         assert bands[arm.arm].value == arm.tolerance.value
@@ -77,17 +77,17 @@ def test_tolerance_cliffs_have_bands_in_the_arms_colour(synthetic: Synthetic) ->
             arm.tolerance.low,
             arm.tolerance.high,
         )
-    slots = {line.arm: line.slot for line in content.accuracy.lines}
-    assert all(b.slot == slots[b.arm] for b in content.accuracy.bands)
+    slots = {line.arm: line.slot for line in content.large.accuracy.lines}
+    assert all(b.slot == slots[b.arm] for b in content.large.accuracy.bands)
 
 
 def test_an_arm_has_one_slot_in_every_figure(synthetic: Synthetic) -> None:
     content = content_of(synthetic)
     seen: dict[str, set[int]] = {}
-    figures = [content.accuracy, content.published_figure]
+    figures = [content.large.accuracy, content.large.published]
     lines = [(line.arm, line.slot) for f in figures if f for line in f.lines]
-    lines += [(line.arm, line.slot) for line in content.differences.lines]
-    panels = [*content.training, content.learning_rates]
+    lines += [(line.arm, line.slot) for line in content.large.differences.lines]
+    panels = [*content.small.training, content.small.learning_rates]
     lines += [(c.arm, c.slot) for f in panels for p in f.panels for c in p.curves]
     for arm, slot in lines:
         seen.setdefault(arm, set()).add(slot)
@@ -95,7 +95,7 @@ def test_an_arm_has_one_slot_in_every_figure(synthetic: Synthetic) -> None:
 
 
 def test_differences_are_paired_with_the_reference(single: Synthetic) -> None:
-    figure = content_of(single).differences
+    figure = content_of(single).large.differences
     (line,) = figure.lines
     assert line.arm == "warmup" and figure.reference == "none"
     expected = [w - n for w, n in zip(TABLE["warmup"], TABLE["none"], strict=True)]
@@ -103,7 +103,7 @@ def test_differences_are_paired_with_the_reference(single: Synthetic) -> None:
 
 
 def test_learning_rates_are_the_articles_staircase(synthetic: Synthetic) -> None:
-    figure = content_of(synthetic).learning_rates
+    figure = content_of(synthetic).small.learning_rates
     assert [p.title for p in figure.panels] == ["none", "warmup"]
     curve = figure.panels[1].curves[0]
     assert curve.batch_size == 128
@@ -113,7 +113,7 @@ def test_learning_rates_are_the_articles_staircase(synthetic: Synthetic) -> None
 
 
 def test_a_diverged_loss_curve_ends_where_it_ends(synthetic: Synthetic) -> None:
-    loss = content_of(synthetic).training[1]
+    loss = content_of(synthetic).small.training[1]
     panel = next(p for p in loss.panels if p.title == "batch size 4,096")
     curve = next(c for c in panel.curves if c.arm == "none" and c.seed == 2)
     assert curve.points == ((1, 2.3),)
@@ -147,15 +147,15 @@ def test_everything_is_plain_json(synthetic: Synthetic) -> None:
 def test_no_records_yet(synthetic: Synthetic) -> None:
     content = make_content(synthetic.study, [], synthetic.planned())
     assert content.headline == ("No trial has been measured yet: there is no answer to give.",)
-    assert content.counts == {"missing": 42} and content.accuracy.bands == ()
-    assert all(p.mean is None for line in content.accuracy.lines for p in line.points)
+    assert content.counts == {"missing": 42} and content.large.accuracy.bands == ()
+    assert all(p.mean is None for line in content.large.accuracy.lines for p in line.points)
 
 
 def test_all_diverged(synthetic: Synthetic) -> None:
     records = [synthetic.diverged(spec, 3) for spec in synthetic.specs()]
     content = make_content(synthetic.study, records, synthetic.planned())
     assert content.counts == {"diverged": 42}
-    points = [p for line in content.accuracy.lines for p in line.points]
+    points = [p for line in content.large.accuracy.lines for p in line.points]
     assert all(p.mean is None and p.floor == (("diverged", 3),) for p in points)
 
 
@@ -165,7 +165,7 @@ def test_missing_trials_are_named_and_the_plan_may_be_specs(synthetic: Synthetic
     by_spec = make_content(synthetic.study, records, synthetic.specs())
     assert by_tuple.counts == by_spec.counts
     assert by_tuple.counts["missing"] == 5
-    assert by_tuple.accuracy == by_spec.accuracy
+    assert by_tuple.large == by_spec.large
     assert by_tuple.headline == by_spec.headline
 
 
@@ -191,4 +191,4 @@ def test_floor_marks_follow_the_order_of_outcomes(synthetic: Synthetic) -> None:
         replace(third, outcome=Outcome.FAILED, accuracy=None),
     ]
     content = make_content(synthetic.study, records, synthetic.planned())
-    assert content.accuracy.lines[0].points[0].floor == (("oom", 1), ("failed", 2))
+    assert content.large.accuracy.lines[0].points[0].floor == (("oom", 1), ("failed", 2))

@@ -13,7 +13,6 @@ from batchcliff.record import TrialRecord
 from batchcliff.report.content import Content, make_content
 from batchcliff.report.curves import thin
 from batchcliff.report.draw_curves import panels_chart
-from batchcliff.report.html import curve_figures
 from batchcliff.report.tables import TRIAL_COLUMNS, csv_text, trial_rows
 from batchcliff.report.write import static_specs, write_report
 
@@ -38,16 +37,16 @@ def content_of(made: Synthetic, records: list[TrialRecord]) -> Content:
 
 def test_figures_only_where_norms_were_recorded(single: Synthetic) -> None:
     without = content_of(single, single.records())
-    assert all(not figure.panels for figure in without.gradient_norms)
-    assert not any("gradient" in name for name in curve_figures(without))
-    assert not any("gradient" in name for name in static_specs(without))
+    assert all(not figure.panels for figure in without.small.gradient_norms)
+    assert not any("gradient" in name for name in without.small.named)
+    assert not any("gradient" in name for name in static_specs(without.small))
     found = content_of(single, [with_norms(r) for r in single.records()])
-    assert {"gradient-norm-first", "gradient-norm"} <= curve_figures(found).keys()
+    assert {"gradient-norm-first", "gradient-norm"} <= found.small.named.keys()
 
 
 def test_points_are_updates_from_0_and_epochs_from_1(single: Synthetic) -> None:
     records = [with_norms(r) for r in single.records()]
-    first, by_epoch = content_of(single, records).gradient_norms
+    first, by_epoch = content_of(single, records).small.gradient_norms
     assert (first.place, by_epoch.place) == ("update", "epoch")
     assert len(first.panels) == len(by_epoch.panels) == 7
     curve = first.panels[0].curves[0]
@@ -60,7 +59,7 @@ def test_points_are_updates_from_0_and_epochs_from_1(single: Synthetic) -> None:
 
 def test_the_axis_says_what_it_counts(single: Synthetic) -> None:
     content = content_of(single, [with_norms(r) for r in single.records()])
-    for figure in content.gradient_norms:
+    for figure in content.small.gradient_norms:
         (chart, *_) = panels_chart(figure)["concat"]
         encoding = chart["layer"][0]["encoding"]
         assert encoding["x"]["title"] == figure.place

@@ -11,7 +11,6 @@ from batchcliff.record import BatchStage, TrialRecord
 from batchcliff.report.content import Content, make_content
 from batchcliff.report.draw_curves import panels_chart
 from batchcliff.report.growth import updates_by_epoch
-from batchcliff.report.html import curve_figures
 
 # 60 epochs of 50,000 // 128 = 390 updates, then 40 of 50,000 // 640 = 78.
 STAGES = (
@@ -66,23 +65,23 @@ def test_one_batch_size_counts_evenly(single: Synthetic) -> None:
 
 
 def test_both_panels_show_the_same_accuracies(content: Content) -> None:
-    by_epoch, by_update = content.growth.panels
+    by_epoch, by_update = content.small.growth.panels
     for one, other in zip(by_epoch.curves, by_update.curves, strict=True):
         assert [a for _, a in one.points] == [a for _, a in other.points]
     ends = {(c.arm, c.batch_size): c.points[-1][0] for c in by_update.curves}
     assert ends["none", 128] == 39_000 and ends["warmup", 128] == 60 * 390 + 40 * 78
     label = next(c.label for c in by_update.curves if c.arm == "warmup")
-    assert label == "128, 640" and "warmup at 128, 640: 26,520" in content.growth.subtitle
+    assert label == "128, 640" and "warmup at 128, 640: 26,520" in content.small.growth.subtitle
 
 
 def test_updates_have_a_log_axis_and_names_that_stand_apart(content: Content) -> None:
-    epochs, updates = panels_chart(content.growth)["concat"]
+    epochs, updates = panels_chart(content.small.growth)["concat"]
     assert updates["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
     assert epochs["layer"][0]["encoding"]["x"]["scale"]["domain"] == [0, 100]
-    names = panels_chart(content.growth)["datasets"]["curves1-ends"]
+    names = panels_chart(content.small.growth)["datasets"]["curves1-ends"]
     assert len({round(row["value"], 2) for row in names}) > len(names) / 2
 
 
 def test_without_growth_there_is_no_such_figure(single: Synthetic) -> None:
     content = make_content(single.study, single.records(), single.planned())
-    assert content.growth.panels == () and "batch-growth" not in curve_figures(content)
+    assert content.small.growth.panels == () and "batch-growth" not in content.small.named

@@ -159,7 +159,7 @@ def test_many_arms_turn_the_table(arms: int, turned: bool) -> None:
     sizes, names = ("1,024", "4,096"), tuple(f"arm {i}" for i in range(arms))
     assert table.header == (("arm", *sizes) if turned else ("batch size", *names))
     assert tuple(row[0] for row in table.rows) == (names if turned else sizes)
-    for i, line in enumerate(content.accuracy.lines):
+    for i, line in enumerate(content.large.accuracy.lines):
         for k, point in enumerate(line.points):
             cell = table.rows[i][k + 1] if turned else table.rows[k][i + 1]
             assert cell == f"{point.mean:.2%}"

@@ -53,8 +53,8 @@ def content() -> Content:
 
 
 def test_the_line_of_perfect_scaling_halves_and_the_fit_does_not(content: Content) -> None:
-    assert content.target is not None
-    data = target_chart(content.target)["datasets"]
+    assert content.large.target is not None
+    data = target_chart(content.large.target)["datasets"]
     for arm in ("none", "warmup"):
         perfect = [r for r in data["perfect"] if r["arm"] == arm]
         products = {round(r["x"] * r["updates"], 6) for r in perfect}
@@ -67,9 +67,9 @@ def test_the_line_of_perfect_scaling_halves_and_the_fit_does_not(content: Conten
 
 
 def test_the_knees_are_drawn_with_their_intervals(content: Content) -> None:
-    assert content.target is not None
-    spec = target_chart(content.target)
-    for row, curve in zip(spec["datasets"]["knees"], content.target.curves, strict=True):
+    assert content.large.target is not None
+    spec = target_chart(content.large.target)
+    for row, curve in zip(spec["datasets"]["knees"], content.large.target.curves, strict=True):
         knee = curve.knee
         assert row["value"] == knee.value and row["low"] == knee.low
         assert row["low"] < row["value"] < row["high"]
@@ -84,21 +84,21 @@ def test_the_knees_are_drawn_with_their_intervals(content: Content) -> None:
 def test_a_knee_that_was_not_reached_is_in_words_only() -> None:
     straight = target_studies.study(0.03, smin=1.0, knee=50_000.0)
     found = content_of(straight)
-    assert found.target is not None
-    assert target_chart(found.target)["datasets"]["knees"] == []
-    assert "at batch size > 2,048" in target_lines(found.target)[0]
+    assert found.large.target is not None
+    assert target_chart(found.large.target)["datasets"]["knees"] == []
+    assert "at batch size > 2,048" in target_lines(found.large.target)[0]
 
 
 def test_the_table_has_the_figures_numbers_and_the_device(content: Content) -> None:
     table = tables(content)["updates to target"]
     assert len(table.rows) == 2 * len(SIZES) and "(a GPU)" in table.caption
-    assert content.target is not None
-    for row, cell in zip(table.rows, content.target.curves[0].cells, strict=False):
+    assert content.large.target is not None
+    for row, cell in zip(table.rows, content.large.target.curves[0].cells, strict=False):
         assert row[1] == f"{cell.batch_size:,}" and row[6] == f"{cell.efficiency:.0%}"
         assert cell.updates.value is not None
         # Four ranks for 10 ms an update, on devices that two workers share.
         assert cell.device_seconds == pytest.approx(0.02 * cell.updates.value, rel=0.01)
-    assert summary_plain(content)["updates_to_target"] == content.target
+    assert summary_plain(content)["updates_to_target"] == content.large.target
 
 
 def test_the_ledger_sums_device_hours_and_never_over_two_devices(content: Content) -> None:
@@ -137,16 +137,17 @@ def test_an_arm_whose_batch_grows_is_left_out_by_name() -> None:
         else r
         for r in on_the_hyperbola()
     ]
-    found = content_of(records)
-    assert found.target is not None and [c.arm for c in found.target.curves] == ["none"]
-    assert "“warmup” is left out: its batch size changes" in target_lines(found.target)[-1]
+    figure = content_of(records).large.target
+    assert figure is not None and [curve.arm for curve in figure.curves] == ["none"]
+    assert "“warmup” is left out: its batch size changes" in target_lines(figure)[-1]
 
 
 def test_a_fixed_budget_takes_the_line_of_the_tolerance_cliff(synthetic: Synthetic) -> None:
     found = make_content(synthetic.study, synthetic.records(), synthetic.planned())
-    assert found.target is not None and found.target.target == found.summary.threshold
-    assert "target: the line of the tolerance cliff" in found.target.subtitle
-    assert "at shares of a fixed budget" in target_lines(found.target)[-1]
+    figure = found.large.target
+    assert figure is not None and figure.target == found.summary.threshold
+    assert "target: the line of the tolerance cliff" in figure.subtitle
+    assert "at shares of a fixed budget" in target_lines(figure)[-1]
 
 
 def test_no_figure_where_nothing_was_evaluated_on_the_way(synthetic: Synthetic) -> None:
@@ -156,7 +157,7 @@ def test_no_figure_where_nothing_was_evaluated_on_the_way(synthetic: Synthetic) 
 
     records = [only_last(r) for r in synthetic.records()]
     found = make_content(synthetic.study, records, synthetic.planned())
-    assert found.target is None and "chart-target" not in chart_specs(found)
+    assert found.large.target is None and "chart-target" not in chart_specs(found)
 
 
 def test_every_figure_says_which_budget_it_had(content: Content, synthetic: Synthetic) -> None:
@@ -165,7 +166,7 @@ def test_every_figure_says_which_budget_it_had(content: Content, synthetic: Synt
         (content, "budget: until 80% accuracy, at most 10 epochs"),
         (fixed, "budget: 100 epochs"),
     ):
-        for name, spec in static_specs(found).items():
+        for name, spec in static_specs(found.large).items():
             subtitle = spec["title"]["subtitle"]
             text = " ".join(subtitle) if isinstance(subtitle, list) else subtitle
             assert said in text, name

@@ -40,7 +40,7 @@ def content(synthetic: Synthetic) -> Content:
 
 
 def test_means_are_over_the_ok_trials_with_an_interval(content: Content) -> None:
-    figure = content.transfer
+    figure = content.large.transfer
     assert figure is not None and figure.before == pytest.approx(0.9)
     none = {p.batch_size: p for p in figure.distance[0].points}
     assert none[128].mean == pytest.approx(0.3 + 128 / 8192 + 0.01) and none[128].n == 3
@@ -55,7 +55,7 @@ def test_the_charts_hold_both_levels_and_every_cell(content: Content) -> None:
     assert [row["text"] for row in levels] == ["before fine-tuning", "chance"]
     for name in ("distance", "old"):
         assert len(specs[f"chart-transfer-{name}"]["datasets"]["points"]) == 14
-    svg, _ = svg_and_png(static_specs(content)["transfer"])
+    svg, _ = svg_and_png(static_specs(content.large)["transfer"])
     assert b"before fine-tuning" in svg and b"share of their norm" in svg
 
 
@@ -63,13 +63,15 @@ def test_the_table_says_what_the_figure_shows(content: Content) -> None:
     row = tables(content)["transfer"].rows[0]
     assert row[:4] == ("none", "128", "3", "0.326")
     assert row[4].startswith("90.00%") and row[5].startswith("49.53%") and row[6] == NOTHING
-    assert summary_plain(content)["figures"]["transfer"] is content.transfer
+    assert summary_plain(content)["figures"]["transfer"] is content.large.transfer
 
 
 def test_without_pretraining_there_is_nothing(synthetic: Synthetic) -> None:
     content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
-    assert content.transfer is None and "transfer" not in tables(content)
-    assert not any("transfer" in name for name in chart_specs(content) | static_specs(content))
+    assert content.large.transfer is None and "transfer" not in tables(content)
+    assert not any(
+        "transfer" in name for name in chart_specs(content) | static_specs(content.large)
+    )
     assert "transfer" not in summary_plain(content)["figures"]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from synthetic import Synthetic
 
 from batchcliff.report import vega, write_report
 from batchcliff.report.content import make_content
-from batchcliff.report.html import curve_figures
 from batchcliff.report.vega import DIGESTS, NOTHING, SCRIPT, Artist, bundle, draw, svg_and_png
 
 
@@ -33,17 +33,18 @@ def test_a_report_written_again_is_the_same(
             assert (folder / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_small_charts_are_told_of_before_the_rest_is_computed(
-    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("broken", "known"), [("summarize", 1), ("diagnose", 2)])
+def test_charts_are_told_of_before_the_rest_is_computed(
+    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch, broken: str, known: int
 ) -> None:
     told: list[Any] = []
     files = (synthetic.study, synthetic.records(), synthetic.planned())
     content = make_content(*files, begin=told.append)
-    assert told == [curve_figures(content)] and told[0]
-    monkeypatch.setattr("batchcliff.report.content.summarize", lambda *_: 1 / 0)
+    assert told == [content.small, content.large] and content.small.named
+    monkeypatch.setattr(f"batchcliff.report.content.{broken}", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_content(*files, begin=told.append)
-    assert told[1] == told[0]
+    assert told[2:] == told[:known]
 
 
 def test_figures_drawn_side_by_side_are_those_drawn_alone() -> None:
@@ -66,7 +67,8 @@ def artist() -> Any:
     made.end()
 
 
-def test_an_artist_ends_with_its_input(artist: Artist) -> None:
+def test_an_artist_ends_with_its_input(artist: Artist, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vega, "PATIENCE", PATIENCE)
     assert artist.ask(NOTHING) == list(svg_and_png(NOTHING))
     artist.end()
     assert artist.process.returncode == 0

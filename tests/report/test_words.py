@@ -62,7 +62,7 @@ def test_a_cliff_that_was_not_reached_is_not_invented(synthetic: Synthetic) -> N
     said = " ".join(content.headline)
     assert "“warmup” stays within 2 points" in said
     assert "up to 512, the largest batch size measured: its cliff was not reached" in said
-    assert all(b.arm != "warmup" or b.kind != "tolerance" for b in content.accuracy.bands)
+    assert all(b.arm != "warmup" or b.kind != "tolerance" for b in content.large.accuracy.bands)
 
 
 def test_trials_that_ended_and_say_nothing_are_not_called_missing(synthetic: Synthetic) -> None:
@@ -130,7 +130,7 @@ def few(seeds: int, arms: int) -> Synthetic:
 def test_few_batch_sizes_give_differences_first() -> None:
     made = few(seeds=1, arms=1)
     content = make_content(made.study, made.records(), made.planned())
-    none, other = (line.points for line in content.accuracy.lines)
+    none, other = (line.points for line in content.large.accuracy.lines)
     assert none[0].mean is not None and other[0].mean is not None
     assert content.headline[0] == (
         f"At batch size 128, in points against “none” with {none[0].mean:.2%}: “other 0” "
@@ -145,7 +145,7 @@ def test_with_seeds_each_difference_has_its_interval() -> None:
     content = make_content(made.study, made.records(), made.planned())
     assert "interval" not in content.headline[0]  # the range has none of its own
     first = content.headline[1]
-    line = content.differences.lines[0].points[0]
+    line = content.large.differences.lines[0].points[0]
     assert line.low is not None and line.high is not None
     assert f"({points(line.low)} to {points(line.high)})" in first
     assert first.endswith("(95% intervals of seeds in pairs).")
@@ -157,7 +157,7 @@ def test_many_arms_lead_with_the_range_and_stay_short() -> None:
     content = make_content(made.study, made.records(), made.planned())
     found = [
         p.value
-        for line in content.differences.lines
+        for line in content.large.differences.lines
         for p in line.points
         if p.value is not None
     ]
@@ -180,7 +180,7 @@ def test_a_curve_keeps_its_cliff_as_the_headline(single: Synthetic) -> None:
 def test_failed_is_kept_for_crashes(synthetic: Synthetic) -> None:
     """Collapsed is what ends near chance, diverged what is not finite."""
     content = make_content(synthetic.study, synthetic.records(), synthetic.planned())
-    said = [*content.headline, *(band.text for band in content.accuracy.bands)]
+    said = [*content.headline, *(band.text for band in content.large.accuracy.bands)]
     said += [t.caption for t in tables(content).values() if t.name != "accounting"]
     said += [head for t in tables(content).values() for head in t.header if head != "failed"]
     assert not any("fail" in text for text in said)

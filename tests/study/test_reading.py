@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchcliff.canonical import from_plain, to_plain
 from batchcliff.spec import Decay, Optimizer, Settings, TrialSpec
 from batchcliff.study import reading
-from batchcliff.study.reading import SpecReader
+from batchcliff.study.reading import Labels, SpecReader
 
 names = st.sampled_from(["none", "warmup", '"seed":0', 'an \\"seed\\":0 of another kind', "é"])
 options = st.sampled_from([(), (("warmup", (("duration", "5ep"), ("seed", 0))),)])
@@ -97,3 +97,25 @@ def specs_of(seed: int = 0, lr: float = 0.1) -> TrialSpec:
         workload="article", data="cifar10", data_digest="d" * 64, arm="none", techniques=(),
         settings=Settings(), batch_size=64, lr=lr, decay=Decay(), budget="2ep", seed=seed,
     )  # fmt: skip
+
+
+@given(st.lists(specs, min_size=1, max_size=8))
+def test_a_label_is_the_id_with_unknown_data(met: list[TrialSpec]) -> None:
+    """Of specifications that share their parts, as those of a reader do, and of others."""
+    reader, labels = SpecReader(), Labels()
+    for spec in (*met, *(reader.read(to_plain(spec)) for spec in met)):
+        assert labels.of(spec) == dataclasses.replace(spec, data_digest="").trial_id
+
+
+def test_the_text_of_a_label_is_written_once_for_a_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[Any] = []
+    slow = reading.canonical_json
+    monkeypatch.setattr(reading, "canonical_json", lambda key: written.append(key) or slow(key))
+    labels, first = Labels(), specs_of(seed=0)
+    names = {labels.of(dataclasses.replace(first, seed=seed, arm=f"{seed}")) for seed in (1, 2)}
+    assert len(names) == 2 and len(written) == 1
+    labels.of(dataclasses.replace(first, lr=0.2))
+    labels.of(dataclasses.replace(first, validation=0.1))
+    assert len(written) == 3

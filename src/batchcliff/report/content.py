@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batchcliff.published import Published, load
 from batchcliff.record import TrialRecord
 from batchcliff.report import pagetables as pages
-from batchcliff.report.budget_words import budget_text, with_budget
-from batchcliff.report.curves import (
-    gradient_norm_curves,
-    learning_rate_curves,
-    training_curves,
-)
-from batchcliff.report.diagnosis import diagnosis_table, noise_table, probe_curves
+from batchcliff.report.budget_words import budget_text
+from batchcliff.report.charts import LargeCharts, SmallCharts, large_charts, small_charts
+from batchcliff.report.diagnosis import diagnosis_table, noise_table
 from batchcliff.report.early import early_notes, search_notes
-from batchcliff.report.figures import (
-    AccuracyByBatch,
-    CurvePanels,
-    Differences,
-    accuracy_figure,
-    differences_figure,
-    published_figure,
-    slots,
-)
-from batchcliff.report.growth import growth_curves
+from batchcliff.report.figures import slots
 from batchcliff.report.join import Joined, Planned, join, planned_specs
 from batchcliff.report.ledger import (
     EnvironmentRow,
@@ -40,8 +27,8 @@ from batchcliff.report.ledger import (
 )
 from batchcliff.report.pagetables import Table
 from batchcliff.report.tables import PublishedRow, published_rows
-from batchcliff.report.target import UpdatesToTarget, target_figure, target_table
-from batchcliff.report.transfer import TransferByBatch, transfer_figure, transfer_table
+from batchcliff.report.target import target_table
+from batchcliff.report.transfer import transfer_table
 from batchcliff.report.tuning import tuning_table, tuning_warnings
 from batchcliff.report.words import CliffRow, cliff_rows, headline
 from batchcliff.spec import StudySpec, TrialSpec
@@ -61,16 +48,9 @@ class Content:
     headline: tuple[str, ...]
     cliffs: tuple[CliffRow, ...]
     counts: dict[str, int]  # outcome or "missing" -> planned trials
-    accuracy: AccuracyByBatch
-    differences: Differences
-    training: tuple[CurvePanels, ...]
-    growth: CurvePanels  # no panels unless the batch size changes during a run
-    learning_rates: CurvePanels
-    gradient_norms: tuple[CurvePanels, ...]  # by update, by epoch
-    transfer: TransferByBatch | None  # None: nothing was fine-tuned
-    target: UpdatesToTarget | None  # None: no arm has two batch sizes that say when
+    small: SmallCharts
+    large: LargeCharts
     published: Published | None
-    published_figure: AccuracyByBatch | None
     published_rows: tuple[PublishedRow, ...]
     ledger: tuple[LedgerRow, ...]
     environment: tuple[EnvironmentRow, ...]
@@ -81,7 +61,6 @@ class Content:
     choices: tuple[LrChoice, ...] = ()  # of learning rates; none where they follow a rule
     diagnosis: Diagnosis
     noise: tuple[NoiseScaleRow, ...]  # none without probes
-    probes: dict[str, CurvePanels]  # by name; none without probes
 
 
 def make_content(
@@ -94,35 +73,29 @@ def make_content(
     delta: float | None = None,
     level: float = 0.95,
     choices: Sequence[LrChoice] = (),
-    begin: Callable[[Mapping[str, CurvePanels]], object] = lambda _: None,
+    cautions: Sequence[str] = (),
+    begin: Callable[[SmallCharts | LargeCharts], object] = lambda _: None,
 ) -> Content:
     """Compute a report; records of trials that chose a rate are left out, `choices` have what
-    there is to say of them. `begin` is called with `named_curves` as soon as they are there,
-    which is long before the rest: drawing them takes as long. UsageError for an empty plan, an
-    unknown reference arm or published curve, and records that contradict each other
+    there is to say of them. `begin` is called with either group of charts as soon as it is
+    there, before the rest is computed: drawing them takes as long. UsageError for an empty
+    plan, an unknown reference arm or published curve, and records that contradict each other
     (`stats.summarize` says which).
     """
     joined = join(planned, _answers(records, planned))
     specs = planned_specs(joined, study)
     published = load(study.published) if study.published else None
     slot_of, budget = slots(joined, published), budget_text(study, specs)
-    training = _all_with(training_curves(joined, slot_of), budget)
-    growth = with_budget(growth_curves(joined, slot_of), budget)
-    learning_rates = with_budget(learning_rate_curves(joined, slot_of), budget)
-    gradient_norms = _all_with(gradient_norm_curves(joined, slot_of), budget)
-    probes = {n: with_budget(f, budget) for n, f in probe_curves(joined, slot_of).items()}
-    begin(named_curves(training, growth, gradient_norms, probes, learning_rates))
-    summary = summarize(
-        joined.records,
-        specs,
-        study.reference_arm,
-        study.tolerance if delta is None else delta,
-        level,
-    )
-    ledger, places = ledger_rows(joined), environment_rows(joined.records)
+    small = small_charts(joined, slot_of, budget)
+    begin(small)
+    tolerance = study.tolerance if delta is None else delta
+    summary = summarize(joined.records, specs, study.reference_arm, tolerance, level)
+    places = environment_rows(joined.records)
     data_note = jpeg_note(places, study.data)
-    aside = tuple(str(q) for q in quarantined)
-    transfer = transfer_figure(study.name, joined, slot_of, level)
+    large = large_charts(study, joined, summary, slot_of, budget, data_note, published)
+    begin(large)
+    ledger, aside = ledger_rows(joined), tuple(str(q) for q in quarantined)
+    warned = *warnings(ledger, places, joined, aside), *tuning_warnings(choices), *cautions
     return Content(
         study=study,
         joined=joined,
@@ -130,67 +103,25 @@ def make_content(
         headline=headline(summary),
         cliffs=cliff_rows(summary),
         counts=counts_by_outcome(joined),
-        accuracy=accuracy_figure(
-            study,
-            joined,
-            summary,
-            slot_of,
-            budget,
-            "JPEG-recompressed images" if data_note else "",
-        ),
-        differences=with_budget(differences_figure(study, joined, summary, slot_of), budget),
-        training=training,
-        growth=growth,
-        learning_rates=learning_rates,
-        gradient_norms=gradient_norms,
-        transfer=None if transfer is None else with_budget(transfer, budget),
-        target=target_figure(study, joined, summary, slot_of, budget),
+        small=small,
+        large=large,
         published=published,
-        published_figure=published_figure(published, slot_of) if published else None,
         published_rows=published_rows(joined, published) if published else (),
         ledger=ledger,
         environment=places,
-        warnings=(*warnings(ledger, places, joined, aside), *tuning_warnings(choices)),
+        warnings=warned,
         data_note=data_note,
-        notes=(
-            *summary.notes,
-            *search_notes(study, joined, summary),
-            *early_notes(joined),
-            *evaluation_note(joined),
-            *notes,
-        ),
+        notes=(*_notes(study, joined, summary), *notes),
         quarantined=aside,
         choices=tuple(choices),
         diagnosis=diagnose(joined.records, specs, summary),
         noise=noise_scale_rows(joined.labelled, summary),
-        probes=probes,
     )
 
 
-def named_curves(
-    training: tuple[CurvePanels, ...],
-    growth: CurvePanels,
-    gradient_norms: tuple[CurvePanels, ...],
-    probes: Mapping[str, CurvePanels],
-    learning_rates: CurvePanels,
-) -> dict[str, CurvePanels]:
-    """The figures made of small charts that have any curve, in the page's order."""
-    accuracy, loss = training
-    first_norms, norms = gradient_norms
-    named = {
-        "batch-growth": growth,
-        "training-accuracy": accuracy,
-        "training-loss": loss,
-        "gradient-norm-first": first_norms,
-        "gradient-norm": norms,
-        **probes,
-        "learning-rate": learning_rates,
-    }
-    return {name: figure for name, figure in named.items() if figure.panels}
-
-
-def _all_with(figures: Iterable[CurvePanels], budget: str) -> tuple[CurvePanels, ...]:
-    return tuple(with_budget(figure, budget) for figure in figures)
+def _notes(study: StudySpec, joined: Joined, summary: StudySummary) -> tuple[str, ...]:
+    searched = search_notes(study, joined, summary)
+    return *summary.notes, *searched, *early_notes(joined), *evaluation_note(joined)
 
 
 def _answers(records: Iterable[TrialRecord], planned: Sequence[Planned]) -> list[TrialRecord]:
@@ -201,6 +132,7 @@ def _answers(records: Iterable[TrialRecord], planned: Sequence[Planned]) -> list
 
 def tables(content: Content) -> dict[str, Table]:
     """Every table of the report by name."""
+    large = content.large
     found = [
         pages.cliffs_table(content.cliffs, content.summary),
         pages.shifts_table(content.summary),
@@ -215,10 +147,10 @@ def tables(content: Content) -> dict[str, Table]:
         found.append(diagnosis_table(content.diagnosis))
     if content.noise:
         found.append(noise_table(content.noise))
-    if content.transfer is not None:
+    if large.transfer is not None:
         found.append(transfer_table(content.joined, content.summary.level))
-    if content.target is not None:
-        found.append(target_table(content.target))
+    if large.target is not None:
+        found.append(target_table(large.target))
     if content.choices:
         found.append(tuning_table(content.choices, content.study, content.summary))
     if content.published is not None:
@@ -228,13 +160,14 @@ def tables(content: Content) -> dict[str, Table]:
 
 def summary_plain(content: Content) -> dict[str, Any]:
     """What `summary.json` holds, before it is made plain: answers and figures, no curves."""
+    large = content.large
     return {
         "study": content.study,
         "headline": content.headline,
         "summary": content.summary,
         "counts": content.counts,
-        "figures": {"accuracy": content.accuracy, "differences": content.differences}
-        | ({} if content.transfer is None else {"transfer": content.transfer}),
+        "figures": {"accuracy": large.accuracy, "differences": large.differences}
+        | ({} if large.transfer is None else {"transfer": large.transfer}),
         "diagnosis": content.diagnosis,
         "published": content.published_rows,
         "ledger": content.ledger,
@@ -247,7 +180,7 @@ def summary_plain(content: Content) -> dict[str, Any]:
         for name, value in (
             ("learning_rates", content.choices),
             ("noise", content.noise),
-            ("updates_to_target", content.target),
+            ("updates_to_target", large.target),
         )
         if value
     }

@@ -18,8 +18,7 @@ import jinja2
 
 from batchcliff.report import draw, draw_curves, draw_target, draw_transfer, look
 from batchcliff.report.budget_words import budget_text
-from batchcliff.report.content import Content, named_curves, tables
-from batchcliff.report.figures import CurvePanels
+from batchcliff.report.content import Content, tables
 from batchcliff.report.ledger import FLAGS
 from batchcliff.report.pagetables import missing_text
 from batchcliff.report.scales import Width
@@ -51,41 +50,29 @@ def render(content: Content, files: dict[str, tuple[str, ...]], script: str) -> 
 def chart_specs(content: Content) -> dict[str, dict[str, Any]]:
     """Element id -> Vega-Lite specification, as wide as its place on the page."""
     width: Width = "container"
-    specs = {"chart-accuracy": draw.accuracy_chart(content.accuracy, width, 420, titled=False)}
-    if content.published_figure is not None:
-        pair = {"published": content.published_figure, "ours": content.accuracy}
+    large = content.large
+    specs = {"chart-accuracy": draw.accuracy_chart(large.accuracy, width, 420, titled=False)}
+    if large.published is not None:
+        pair = {"published": large.published, "ours": large.accuracy}
         for name, figure in pair.items():
             for axis in ("log2", "linear"):
                 specs[f"chart-{name}-{axis}"] = draw.accuracy_chart(
                     draw.bare(figure), width, 300, log2=axis == "log2", titled=False
                 )
-    if any(line.points for line in content.differences.lines):
+    if any(line.points for line in large.differences.lines):
         specs["chart-differences"] = draw.differences_chart(
-            content.differences, width, 300, titled=False
+            large.differences, width, 300, titled=False
         )
-    if content.transfer is not None:
-        for name, spec in draw_transfer.transfer_charts(content.transfer, width, 260).items():
+    if large.transfer is not None:
+        for name, spec in draw_transfer.transfer_charts(large.transfer, width, 260).items():
             specs[f"chart-transfer-{name}"] = spec
-    if content.target is not None:
-        specs["chart-target"] = draw_target.target_chart(
-            content.target, width, 360, titled=False
-        )
-    for name, curves in curve_figures(content).items():
+    if large.target is not None:
+        specs["chart-target"] = draw_target.target_chart(large.target, width, 360, titled=False)
+    for name, curves in content.small.named.items():
         for i, panel in enumerate(curves.panels):
             height = draw_curves.panel_height(curves)
             specs[f"chart-{name}-{i}"] = draw_curves.panel_chart(curves, panel, width, height)
     return specs
-
-
-def curve_figures(content: Content) -> dict[str, CurvePanels]:
-    """`named_curves` of a report."""
-    return named_curves(
-        content.training,
-        content.growth,
-        content.gradient_norms,
-        content.probes,
-        content.learning_rates,
-    )
 
 
 def script_json(value: Any) -> str:
@@ -129,14 +116,15 @@ def _arm_styles(content: Content) -> str:
 
 
 def _slots(content: Content) -> list[int]:
-    figures = [f for f in (content.accuracy, content.published_figure) if f is not None]
+    large = content.large
+    figures = [f for f in (large.accuracy, large.published) if f is not None]
     return sorted({line.slot for figure in figures for line in figure.lines})
 
 
 def _view(content: Content) -> dict[str, Any]:
     """Names that the template uses, every string cleaned."""
-    study = content.study
-    lines = content.accuracy.lines
+    study, large = content.study, content.large
+    lines = large.accuracy.lines
     names = display_names(line.arm for line in lines)
     recorded = sum(t.record is not None for t in content.joined.trials)
     outcomes = {name for line in lines for p in line.points for name, _ in p.floor}
@@ -158,18 +146,16 @@ def _view(content: Content) -> dict[str, Any]:
         "legend_arms": [(line.slot, names[line.arm]) for line in lines],
         "glyphs": [(look.FLOOR_GLYPHS[n], n) for n in look.FLOOR_GLYPHS if n in outcomes],
         "figures": {
-            "accuracy": content.accuracy,
-            "differences": content.differences,
-            **curve_figures(content),
+            "accuracy": large.accuracy,
+            "differences": large.differences,
+            **content.small.named,
         },
-        "transfer": content.transfer,
-        "transfer_levels": "" if content.transfer is None else left_text(content.transfer),
+        "transfer": large.transfer,
+        "transfer_levels": "" if large.transfer is None else left_text(large.transfer),
         "dashes": {s: " ".join(map(str, look.dash(s))) for s in _slots(content)},
-        "difference_legend": [
-            (line.slot, names[line.arm]) for line in content.differences.lines
-        ],
-        "target": content.target,
-        "target_lines": [] if content.target is None else target_lines(content.target),
+        "difference_legend": [(line.slot, names[line.arm]) for line in large.differences.lines],
+        "target": large.target,
+        "target_lines": [] if large.target is None else target_lines(large.target),
         "published": content.published,
         "published_legend": _published_legend(content),
         "tables": tables(content),
@@ -182,9 +168,9 @@ def _view(content: Content) -> dict[str, Any]:
 
 
 def _published_legend(content: Content) -> list[tuple[int, str]]:
-    figures = [content.accuracy]
-    if content.published_figure is not None:
-        figures.append(content.published_figure)
+    figures = [content.large.accuracy]
+    if content.large.published is not None:
+        figures.append(content.large.published)
     found = {line.arm: line.slot for figure in figures for line in figure.lines}
     names = display_names(found)
     return [(slot, names[arm]) for arm, slot in found.items()]

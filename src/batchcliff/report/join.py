@@ -44,13 +44,13 @@ class Joined:
         """Batch sizes, ascending."""
         return tuple(sorted({t.batch_size for t in self.trials}))
 
-    @property
+    @functools.cached_property
     def records(self) -> tuple[TrialRecord, ...]:
         """Records of planned trials, each once, in the plan's order."""
         found = {t.trial_id: t.record for t in self.trials if t.record is not None}
         return tuple(found.values())
 
-    @property
+    @functools.cached_property
     def labelled(self) -> tuple[TrialRecord, ...]:
         """A record for each planned trial that has one, under the arm's name of the plan.
 

@@ -11,7 +11,7 @@ def results_markdown(content: Content, tables: dict[str, Table]) -> str:
     """Answer, cliffs, shifts, results in the article's form, a published table, warnings."""
     parts = [f"# {markdown_cell(content.study.name) or '(no name)'}\n"]
     parts.append("".join(f"- {markdown_cell(s)}\n" for s in content.headline))
-    parts.append(f"{markdown_cell(content.accuracy.subtitle)}.\n")
+    parts.append(f"{markdown_cell(content.large.accuracy.subtitle)}.\n")
     for name in ("cliffs", "shifts", "accuracy", "tuning", "published"):
         if name in tables and tables[name].rows:
             table = tables[name]

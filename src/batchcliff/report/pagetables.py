@@ -52,8 +52,8 @@ def cliffs_table(rows: Sequence[CliffRow], summary: StudySummary) -> Table:
         caption=f"Cliffs as batch sizes. Tolerance: the mean falls {lost} below the plateau of "
         f"“{clean(summary.reference_arm, 32)}”. Collapse: half of the trials end near chance "
         f"(under the floor, {percent(summary.floor, 1)}) or diverge. Shift: "
-        "factor of batch size against that arm, both drawn together: not the quotient of the two "
-        f"cliffs beside it, which are estimated apart. Intervals: {level}.",
+        "factor of batch size against that arm, both drawn together: not the quotient of the "
+        f"two cliffs beside it, which are estimated apart. Intervals: {level}.",
         header=("arm", "tolerance cliff", "interval", "shift", "collapse cliff", "interval",
                 "shift"),
         rows=tuple(

@@ -12,7 +12,7 @@ from typing import Any
 from batchcliff.published import Published
 from batchcliff.record import TrialRecord
 from batchcliff.report.join import Joined, ok_accuracies
-from batchcliff.report.text import clean
+from batchcliff.report.text import clean, encodable
 
 TRIAL_COLUMNS = (
     "arm", "batch_size", "seed", "outcome", "accuracy", "accuracy_reestimated", "test_loss",
@@ -118,7 +118,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "trial_id": record.trial_id,
     }
-    return {key: _finite(value) for key, value in row.items()}
+    return {k: _finite(v) if isinstance(v, float) else v for k, v in row.items()}
 
 
 def _largest(values: Sequence[float]) -> float | None:
@@ -126,8 +126,8 @@ def _largest(values: Sequence[float]) -> float | None:
     return max((v for v in values if not math.isnan(v)), default=None)
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 # Spreadsheets take the wide forms of East Asian keyboards for the same characters.
@@ -139,13 +139,15 @@ def csv_cell(value: Any) -> str:
 
     A string that a spreadsheet would run as a formula gets a leading apostrophe.
     """
-    value = _finite(value)
-    if value is None:
-        return ""
     if isinstance(value, str):
-        text = value.encode("utf-8", "backslashreplace").decode()
-        return "'" + text if text[:1] in FORMULA else text
-    return str(value)
+        text = encodable(value)
+        return "'" + text if text.startswith(FORMULA) else text
+    if isinstance(value, float):
+        value = _finite(value)
+    return "" if value is None else str(value)
+
+
+_AS_THEY_ARE = frozenset({int, type(None)})  # `csv` writes them as `csv_cell` does
 
 
 def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str] = TRIAL_COLUMNS) -> str:
@@ -153,7 +155,10 @@ def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str] = TRIAL_COLU
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(columns)
-    writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
+    writer.writerows(
+        [v if type(v) in _AS_THEY_ARE else csv_cell(v) for v in map(row.get, columns)]
+        for row in rows
+    )
     return out.getvalue()
 
 

@@ -44,13 +44,25 @@ def _printable(character: str) -> str:
 
 def clean_tree(value: Any) -> Any:
     """Every string inside of plain `value` (dict keys too) made encodable; NaN is kept."""
+    if type(value) in _NUMBERS:  # most of a report
+        return value
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return encodable(value)
     if isinstance(value, dict):
         return {clean_tree(key): clean_tree(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [clean_tree(item) for item in value]
+        return [item if type(item) in _NUMBERS else clean_tree(item) for item in value]
     return value
+
+
+_NUMBERS = frozenset({int, float, bool, type(None)})
+
+
+def encodable(text: str) -> str:
+    """`text` with escapes in place of lone surrogates, which UTF-8 cannot hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def display_names(names: Iterable[str], limit: int = 32) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,8 +14,8 @@ from batchcliff.canonical import canonical_json, to_plain
 from batchcliff.errors import StorageError
 from batchcliff.record import TrialRecord
 from batchcliff.report import draw, draw_curves, draw_target, draw_transfer, html, vega
+from batchcliff.report.charts import LargeCharts, SmallCharts
 from batchcliff.report.content import Content, make_content, summary_plain, tables
-from batchcliff.report.figures import CurvePanels
 from batchcliff.report.join import Planned
 from batchcliff.report.markdown import results_markdown
 from batchcliff.report.scales import Spec
@@ -26,13 +27,14 @@ from batchcliff.stats.tuning import LrChoice
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """What was written. `figures`: the SVG and PNG files, by name."""
+    """What was written. `figures`: the SVG and PNG files, by name; `headline`: of the page."""
 
     page: Path
     csv: Path
     markdown: Path
     summary: Path
     figures: tuple[Path, ...]
+    headline: tuple[str, ...]
 
 
 def write_report(
@@ -46,21 +48,24 @@ def write_report(
     delta: float | None = None,
     level: float = 0.95,
     choices: Sequence[LrChoice] = (),
+    cautions: Sequence[str] = (),
 ) -> ReportFiles:
     """Write index.html, the figures as SVG and PNG, results.csv, results.md, summary.json.
 
     `planned`: every trial of the plan, as a `TrialSpec` or (arm, batch size, seed, trial
-    id). `choices`: how learning rates were chosen, where they were. `notes` and
-    `quarantined` are shown as they come. Each file is replaced in one step, so that a reader
-    never meets half of one. Raises UsageError for contradictory inputs (nothing is written
-    then) and StorageError if the folder cannot be written.
+    id). `choices`: how learning rates were chosen, where they were. `notes`, `quarantined`
+    and `cautions`, which stand among the warnings, are shown as they come. Each file is
+    replaced in one step, so that a reader never meets half of one. Raises UsageError for
+    contradictory inputs (nothing is written then) and StorageError if the folder cannot be
+    written.
     """
     vega.start()  # before there is something to draw
-    curves: dict[str, Future[tuple[bytes, bytes]]] = {}
+    begun: dict[type, dict[str, Future[tuple[bytes, bytes]]]] = {}
 
-    def begin(figures: Mapping[str, CurvePanels]) -> None:
-        for name, figure in figures.items():
-            curves[name] = vega.draw(draw_curves.panels_chart(figure))
+    def begin(charts: SmallCharts | LargeCharts) -> None:
+        specs = static_specs(charts)
+        drawing = {name: vega.draw(specs[name]) for name in _largest_first(specs)}
+        begun[type(charts)] = {name: drawing[name] for name in specs}
 
     content = make_content(
         study,
@@ -71,46 +76,46 @@ def write_report(
         delta=delta,
         level=level,
         choices=choices,
+        cautions=cautions,
         begin=begin,
     )
-    drawn = {name: vega.draw(spec) for name, spec in large_specs(content).items()} | curves
-    beside: dict[str, tuple[str, ...]] = {
-        name: (f"{name}.svg", f"{name}.png") for name in drawn
-    }
+    drawn = begun[LargeCharts] | begun[SmallCharts]  # as they stand on the page
+    beside: dict[str, tuple[str, ...]] = {n: (f"{n}.svg", f"{n}.png") for n in drawn}
     texts = _texts(content)
     beside["all"] = (*itertools.chain(*beside.values()), *texts)
     texts["index.html"] = html.render(content, beside, vega.bundle()).encode()
     files: dict[str, bytes] = {}
     for name, both in drawn.items():
         files[f"{name}.svg"], files[f"{name}.png"] = both.result()
-    figures = tuple(folder / name for name in files)
     write_files(folder, files | texts)
     return ReportFiles(
         page=folder / "index.html",
         csv=folder / "results.csv",
         markdown=folder / "results.md",
         summary=folder / "summary.json",
-        figures=figures,
+        figures=tuple(folder / name for name in files),
+        headline=content.headline,
     )
 
 
-def static_specs(content: Content) -> dict[str, Spec]:
+def _largest_first(specs: Mapping[str, Spec]) -> list[str]:
+    """Names in an order in which two that draw are done at about the same time."""
+    return sorted(specs, key=lambda name: len(json.dumps(specs[name])), reverse=True)
+
+
+def static_specs(charts: SmallCharts | LargeCharts) -> dict[str, Spec]:
     """The figures as pictures: name -> Vega-Lite specification with title and legend."""
-    small = html.curve_figures(content).items()
-    return large_specs(content) | {n: draw_curves.panels_chart(f) for n, f in small}
-
-
-def large_specs(content: Content) -> dict[str, Spec]:
-    """Those that are one chart."""
-    specs = {"accuracy": draw.accuracy_chart(content.accuracy)}
-    if content.published_figure is not None:
-        specs["published"] = draw.pair_chart(content.published_figure, content.accuracy)
-    if any(line.points for line in content.differences.lines):
-        specs["differences"] = draw.differences_chart(content.differences)
-    if content.transfer is not None:
-        specs["transfer"] = draw_transfer.transfer_chart(content.transfer)
-    if content.target is not None:
-        specs["updates-to-target"] = draw_target.target_chart(content.target)
+    if isinstance(charts, SmallCharts):
+        return {name: draw_curves.panels_chart(f) for name, f in charts.named.items()}
+    specs = {"accuracy": draw.accuracy_chart(charts.accuracy)}
+    if charts.published is not None:
+        specs["published"] = draw.pair_chart(charts.published, charts.accuracy)
+    if any(line.points for line in charts.differences.lines):
+        specs["differences"] = draw.differences_chart(charts.differences)
+    if charts.transfer is not None:
+        specs["transfer"] = draw_transfer.transfer_chart(charts.transfer)
+    if charts.target is not None:
+        specs["updates-to-target"] = draw_target.target_chart(charts.target)
     return specs
 
 

@@ -127,17 +127,18 @@ class Budget:
 def reached(record: TrialRecord, target: float) -> Reached:
     """When the trial first had `target` accuracy, from the curve in its record, and how much
     of the device that took: its device seconds (`Provenance`) in proportion to its updates."""
-    found, where = _reached(record, target), record.provenance
+    updates, at_once = _first_there(record, target)
+    where, seed = record.provenance, record.spec.seed
     if where is None:
-        return found
-    found = dataclasses.replace(found, device=where.device)
-    if found.updates is None or not record.updates:
-        return found
-    seconds = where.device_seconds * found.updates / record.updates
-    return dataclasses.replace(found, device_seconds=seconds)
+        return Reached(seed, updates, at_once)
+    seconds = None
+    if updates is not None and record.updates:
+        seconds = where.device_seconds * updates / record.updates
+    return Reached(seed, updates, at_once, where.device, seconds)
 
 
-def _reached(record: TrialRecord, target: float) -> Reached:
+def _first_there(record: TrialRecord, target: float) -> tuple[float | None, bool]:
+    """`updates` and `at_once` of `Reached`."""
     before: tuple[int, float] | None = None
     for epoch, accuracy in enumerate(record.curves.test_accuracy):
         if accuracy is None:
@@ -145,12 +146,12 @@ def _reached(record: TrialRecord, target: float) -> Reached:
         if accuracy >= target:
             updates = _updates_by(record, epoch)
             if before is None:
-                return Reached(record.spec.seed, updates, at_once=True)
+                return updates, True
             share = (target - before[1]) / (accuracy - before[1])
             first = _updates_by(record, before[0])
-            return Reached(record.spec.seed, first + share * (updates - first))
+            return first + share * (updates - first), False
         before = epoch, accuracy
-    return Reached(record.spec.seed, None)
+    return None, False
 
 
 def _updates_by(record: TrialRecord, epoch: int) -> float:

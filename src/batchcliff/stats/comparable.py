@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,12 @@ def check_comparable(arm: Iterable[TrialSpec], base: Iterable[TrialSpec]) -> tup
 
 def _alike(mine: TrialSpec, theirs: TrialSpec) -> bool:
     """Whether nothing but label and techniques differ: quick, for the usual case."""
-    return theirs == dataclasses.replace(mine, arm=theirs.arm, techniques=theirs.techniques)
+    return bool(_besides(mine) == _besides(theirs))
+
+
+_besides = operator.attrgetter(
+    *(f.name for f in dataclasses.fields(TrialSpec) if f.name not in ("arm", "techniques"))
+)
 
 
 def _differences(mine: Any, theirs: Any, path: str) -> list[tuple[str, Any, Any]]:

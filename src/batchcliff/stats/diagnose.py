@@ -78,8 +78,11 @@ def diagnose(
             trials.setdefault((spec.arm, spec.batch_size), []).append(record)
     cells = {(a.arm, c.cell.batch_size): c for a in summary.arms for c in a.cells}
     fallen = {key for key, cell in cells.items() if _value(cell) < summary.threshold}
+    specs: dict[int, dict[str, TrialSpec]] = {}  # one of each arm, by batch size
+    for spec in planned:
+        specs.setdefault(spec.batch_size, {})[spec.arm] = spec
     found = tuple(
-        _diagnosed(_fallen(key, cells, fallen, trials, planned, summary))
+        _diagnosed(_fallen(key, cells, fallen, trials, specs[key[1]], summary))
         for key in cells
         if key in fallen and key in trials
     )
@@ -103,7 +106,7 @@ def _fallen(
     cells: dict[Key, CellSummary],
     fallen: set[Key],
     trials: dict[Key, list[TrialRecord]],
-    planned: Sequence[TrialSpec],
+    specs: dict[str, TrialSpec],
     summary: StudySummary,
 ) -> Fallen:
     arm, size = key
@@ -113,8 +116,7 @@ def _fallen(
         if sizes:
             held = (name, max(sizes))
             break
-    pairs = {spec.arm: spec for spec in planned if spec.batch_size == size}
-    warmed = [other for other in pairs if _differs_in_warmup(pairs[arm], pairs[other])]
+    warmed = [other for other in specs if _differs_in_warmup(specs[arm], specs[other])]
     better = max(warmed, key=lambda a: _known(cells.get((a, size))), default=None)
     assert summary.plateau is not None
     return Fallen(
@@ -123,7 +125,7 @@ def _fallen(
         trials=tuple(trials[key]),
         held=tuple(trials[held]) if held else (),
         warmed=tuple(trials.get((better, size), ())) if better else (),
-        has_warmup=_has_warmup(pairs[arm]),
+        has_warmup=_has_warmup(specs[arm]),
         mean=_value(cells[key]),
         plateau=summary.plateau,
         chance=summary.chance or 0.0,
@@ -218,7 +220,7 @@ def _later(cell: Fallen) -> Finding:
     what it had learnt. No: none did, a tenth at most is lost at the end, and never more than
     a quarter was. What was lost and regained proves neither."""
     ends = [evidence.diverged(cell, early=False), evidence.died(cell, early=False)]
-    lost, once = evidence.lost_at_the_end(cell), evidence.lost_for_a_time(cell)
+    lost, once = evidence.lost_again(cell)
     if any(e.says == YES for e in (*ends, lost)):
         verdict = YES
     elif all(e.says == NO for e in (*ends, lost, once)):

@@ -8,8 +8,9 @@ docs/diagnose.md lists them all, with their thresholds and sources.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -76,8 +77,12 @@ def _median(
     records: Sequence[TrialRecord], measure: Callable[[TrialRecord], float | None]
 ) -> float | None:
     """Over the trials that have a finite value; None without one."""
-    found = [value for r in records if (value := measure(r)) is not None]
-    found = [value for value in found if math.isfinite(value)]
+    return _middle(value for r in records if (value := measure(r)) is not None)
+
+
+def _middle(values: Iterable[float]) -> float | None:
+    """The median of the finite values; None without one."""
+    found = [value for value in values if math.isfinite(value)]
     return median(found) if found else None
 
 
@@ -275,28 +280,19 @@ def sharpness(cell: Fallen) -> Evidence:
 # instability later on ------------------------------------------------------------------------
 
 
-def lost_at_the_end(cell: Fallen) -> Evidence:
-    """What training had learnt and the end of the run does not have any more, as a share."""
+def lost_again(cell: Fallen) -> tuple[Evidence, Evidence]:
+    """What training had learnt and does not have any more, as a share: at the end of the run,
+    and at its highest after the first fifth, whether it was regained or not."""
     guessing = _guessing(cell)
-
-    def end(record: TrialRecord) -> float | None:
-        shares = _lost(record, guessing)
-        return shares[-1] if shares else None
-
+    curves = [shares for record in cell.trials if (shares := _lost(record, guessing))]
+    late = [shares[max(1, round(EARLY * len(shares))) :] for shares in curves]
+    ends, highest = [shares[-1] for shares in curves], [max(rest) for rest in late if rest]
     name = "share of what was learnt that is lost again at the end"
-    return judged(name, _median(cell.trials, end), 0.5, 0.1, OURS)
-
-
-def lost_for_a_time(cell: Fallen) -> Evidence:
-    """The same at its highest after the first fifth, whether it was regained or not."""
-    guessing = _guessing(cell)
-
-    def highest(record: TrialRecord) -> float | None:
-        shares = _lost(record, guessing)
-        return max(shares[max(1, round(EARLY * len(shares))) :], default=None)
-
-    name = "largest share of what was learnt that was lost after the first fifth"
-    return judged(name, _median(cell.trials, highest), 0.5, 0.25, OURS)
+    once = "largest share of what was learnt that was lost after the first fifth"
+    return (
+        judged(name, _middle(ends), 0.5, 0.1, OURS),
+        judged(once, _middle(highest), 0.5, 0.25, OURS),
+    )
 
 
 def _lost(record: TrialRecord, guessing: float | None) -> list[float]:
@@ -306,12 +302,11 @@ def _lost(record: TrialRecord, guessing: float | None) -> list[float]:
     losses = record.curves.train_loss
     if guessing is None or not all(map(math.isfinite, losses)):
         return []
-    lowest, shares = math.inf, []
-    for loss in losses:
-        lowest = min(lowest, loss)
-        learnt = guessing - lowest
-        shares.append((loss - lowest) / learnt if learnt >= LEARNT * guessing else 0.0)
-    return shares
+    enough = LEARNT * guessing
+    return [
+        (loss - lowest) / learnt if (learnt := guessing - lowest) >= enough else 0.0
+        for loss, lowest in zip(losses, itertools.accumulate(losses, min), strict=True)
+    ]
 
 
 # training, good or unfinished ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchcliff.errors import UsageError, did_you_mean
-from batchcliff.record import TrialRecord
+from batchcliff.record import UNLIMITED, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.stats.cells import Cell, cells_of, match
 from batchcliff.stats.cliff import (
@@ -296,7 +296,7 @@ def mixed_numerics(records: Sequence[TrialRecord]) -> list[str]:
     """One sentence per fingerprint that is not the same in all records."""
     seen: dict[str, set[str]] = defaultdict(set)
     places = dict.fromkeys(r.provenance.numerics for r in records if r.provenance is not None)
-    fingerprints = [dict(place) for place in places]
+    fingerprints = [UNLIMITED | dict(place) for place in places]
     names = set().union(*fingerprints)
     for fingerprint in fingerprints:
         for name in names:

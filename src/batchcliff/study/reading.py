@@ -1,4 +1,4 @@
-"""Trial specifications out of records, by the thousand.
+"""Trial specifications out of records, and names of trials, by the thousand.
 
 The trials of a cell differ in their seeds. Building a specification and hashing it for its
 id are a third of the time that reading a record takes, so both are done once a cell, and for
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 from typing import Any
 
 from batchcliff.canonical import canonical_json, from_plain
@@ -37,11 +38,40 @@ class SpecReader:
         cell = self._cells[name]
         if cell is None:
             return from_plain(TrialSpec, plain)
-        first, before, after = cell
-        spec = dataclasses.replace(first, seed=seed)
-        key = hashlib.sha256(before + b"%d" % seed + after)
-        spec.__dict__["trial_id"] = key.hexdigest()[:20]  # where its cached_property keeps it
+        spec = dataclasses.replace(cell[0], seed=seed)
+        spec.__dict__["trial_id"] = _id(cell, seed)  # where its cached_property keeps it
         return spec
+
+
+class Labels:
+    """Names of trials that do not depend on whether the data have been read."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, ...], Cell | None] = {}
+        self._met: list[TrialSpec] = []  # of each cell the first, so that its parts live on
+
+    def of(self, spec: TrialSpec) -> str:
+        """The id that the trial would have with unknown data. Two trials whose parts but for
+        the seed are the same objects are of one cell, as readers and grids make them."""
+        parts = tuple(map(id, _parts(spec)))
+        if parts not in self._cells:
+            self._met.append(spec)
+            self._cells[parts] = _cell(dataclasses.replace(spec, data_digest="", seed=0))
+        cell = self._cells[parts]
+        if cell is None:
+            return dataclasses.replace(spec, data_digest="").trial_id
+        return _id(cell, spec.seed)
+
+
+_UNSAID = ("arm", "data_digest", "seed")
+_parts = operator.attrgetter(
+    *(f.name for f in dataclasses.fields(TrialSpec) if f.name not in _UNSAID)
+)
+
+
+def _id(cell: Cell, seed: int) -> str:
+    _, before, after = cell
+    return hashlib.sha256(before + b"%d" % seed + after).hexdigest()[:20]
 
 
 def _cell(spec: TrialSpec) -> Cell | None:

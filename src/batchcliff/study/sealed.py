@@ -6,6 +6,7 @@ signature, and what is in a sealed file is still checked field by field.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any
 
@@ -13,6 +14,8 @@ from batchcliff.canonical import canonical_json, parse_json, to_plain
 
 VERSION = 1
 HEAD = b'{"body":'
+PART = b',"provenance":' + HEAD
+SEAL = b',"sha256":"'
 
 
 class Damaged(ValueError):
@@ -54,7 +57,11 @@ def seal(body: Any, provenance: Any = None) -> bytes:
     """
     text = to_text(body)
     part = None if provenance is None else to_text(provenance)
-    return HEAD + text + _tail(_sha256(text), part)
+    return _sealed(text, part)
+
+
+def _sealed(body: bytes, provenance: bytes | None) -> bytes:
+    return HEAD + body + _tail(_sha256(body), provenance)
 
 
 def _sha256(text: bytes) -> str:
@@ -65,8 +72,31 @@ def _tail(sha256: str, provenance: bytes | None) -> bytes:
     part = b""
     if provenance is not None:
         sha = _sha256(provenance).encode()
-        part = b',"provenance":' + HEAD + provenance + b',"sha256":"' + sha + b'"}'
-    return part + b',"sha256":"' + sha256.encode() + b'","v":%d}\n' % VERSION
+        part = PART + provenance + SEAL + sha + b'"}'
+    return part + SEAL + sha256.encode() + b'","v":%d}\n' % VERSION
+
+
+def _cut(data: bytes) -> tuple[bytes, bytes | None] | None:
+    """The texts of the body and of the provenance (None without one), if they make these very
+    bytes when they are sealed again; else None. Most files are whole: this is quick."""
+    inside, *_ = data.removeprefix(HEAD).rpartition(SEAL)
+    body, found, part = inside.rpartition(PART)
+    provenance = part.rpartition(SEAL)[0] if found else None
+    body = body if found else inside
+    return (body, provenance) if data == _sealed(body, provenance) else None
+
+
+def _parsed(text: bytes) -> Any:
+    """As `parse_json`, by the parser that comes with pydantic: a quarter of the time.
+
+    What it takes Python's takes too, with the same result; it takes less: no NaN, no half of a
+    surrogate pair (ValueError). A text that may have a spelled-out float is left to Python's.
+    """
+    from pydantic_core import from_json  # not by who never reads a record
+
+    if b"$" in text or b"\\" in text:
+        return parse_json(text)
+    return from_json(text, allow_inf_nan=False, cache_strings="keys")
 
 
 def unseal(data: bytes) -> tuple[Any, Any]:
@@ -74,6 +104,11 @@ def unseal(data: bytes) -> tuple[Any, Any]:
 
     Raises Damaged unless every byte is as `seal` wrote it, NewerVersion for a later format.
     """
+    cut = _cut(data)
+    if cut is not None:
+        with contextlib.suppress(ValueError, RecursionError):  # it is told below what is wrong
+            body, provenance = cut
+            return _parsed(body), None if provenance is None else _parsed(provenance)
     try:
         whole = parse_json(data)
         version, sha256, body = whole["v"], whole["sha256"], whole["body"]
