@@ -187,7 +187,7 @@ def _list_builder(inner: Builder, exact: frozenset[type]) -> Builder:
 
 
 def _row_builder(hints: tuple[Any, ...]) -> Builder:
-    """A tuple of so many values, a pair: looked at one by one only if a type is not expected."""
+    """A tuple of so many values: looked at one by one only if a type is not expected."""
     inners = [_builder(hint) for hint in hints]
     exact = frozenset(itertools.product(*map(_exact_types, hints)))
 
