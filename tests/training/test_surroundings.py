@@ -6,11 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from batchcliff.training.precision import ISA_LIMITS, instruction_limits, numerics
+from batchcliff.training.precision import (
+    ISA_LIMITS,
+    driver_version,
+    instruction_limits,
+    numerics,
+)
 from batchcliff.training.surroundings import difference, mixture
 
 FREE = json.dumps([["mkl_cbwr", ""], ["threads", "1"]])
@@ -90,3 +96,26 @@ def test_an_entry_that_one_place_alone_has_is_a_difference() -> None:
     many = json.dumps([[f"\x1b{i}" * 99, "x" * 999] for i in range(999)])
     text = difference(many, FREE)
     assert text.isprintable() and len(text) < 800
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        (
+            "NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+            "535.104.05",
+        ),
+        ("NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build", "570.124.06"),
+        ("NVIDIA UNIX Open Kernel Module for aarch64  580.65.06  Release Build", "580.65.06"),
+        ("in words that nobody knows", ""),
+    ],
+)
+def test_the_version_of_a_gpus_driver_is_in_the_line_of_the_kernel_module(
+    tmp_path: Path, line: str, version: str
+) -> None:
+    told = tmp_path / "version"
+    assert driver_version(told) == "", "a container may not tell"
+    told.write_text(
+        f"NVRM version: {line}\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n"
+    )
+    assert driver_version(told) == version

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,9 +84,25 @@ def numerics(
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["cudnn_benchmark"] = str(torch.backends.cudnn.benchmark)
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        if driver := driver_version():
+            found["driver"] = driver
+        if ranks:
+            nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+            found["nccl"] = ".".join(map(str, nccl))
     if ranks:
         found["ranks"] = ranks
     return tuple(sorted((found | instruction_limits()).items()))
+
+
+def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """That of the GPU's driver, which compiles what comes as PTX; "" where it is not told, as
+    in some containers. Kernel modules of several kinds put it into lines of several wordings."""
+    with contextlib.suppress(OSError):
+        for line in told.read_text().splitlines():
+            if line.startswith("NVRM version:"):
+                found = re.search(r"\d+(\.\d+)+", line)
+                return found.group() if found else ""
+    return ""
 
 
 def instruction_limits() -> dict[str, str]:
