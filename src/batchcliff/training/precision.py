@@ -96,7 +96,7 @@ def numerics(
 
 def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str:
     """That of the GPU's driver, which compiles what comes as PTX; "" where it is not told, as
-    in some containers. Kernel modules of several kinds put it into lines of several wordings."""
+    in some containers. Each kind of kernel module words its line in its own way."""
     with contextlib.suppress(OSError):
         for line in told.read_text().splitlines():
             if line.startswith("NVRM version:"):
