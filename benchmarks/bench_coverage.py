@@ -29,6 +29,7 @@ from batchcliff.stats.cliff import (
     collapse_cliff,
     draw_cliffs,
     make_reference,
+    settled,
     tolerance_cliff,
 )
 from batchcliff.stats.compare import draw_pair, shift
@@ -41,6 +42,7 @@ GRID = (math.log2(SIZES[0]), math.log2(SIZES[-1]))
 SHOWN = ("coverage", "false_alarms", "power", "_bias_octaves")
 CHUNK = 125  # studies that one process simulates at a time, from a random stream of their own
 COLLAPSED, COLLAPSED_SPREAD = 0.2, 0.06  # accuracy of a collapsed trial that did not diverge
+LINGERING = 0.65  # of one that ends above the floor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Setting:
     any_shift: float = 0.0  # times U(-1/2, 1/2), added to it: then it is no whole step
     correlation: float = 0.5  # of the arms' seed noise
     flaky: float = 0.0  # share of trials that collapse at any batch size
+    lingering: float = 0.0  # share of the collapsing trials that end at LINGERING
     widening: float = 1.0  # the arm's width over the reference's
     delta: float = DELTA
 
@@ -77,6 +80,8 @@ SETTINGS = (
     Setting(name="random", kind="random"),
     Setting(name="bimodal-any-shift", any_shift=1.0),
     Setting(name="bimodal-sharp-any-shift", width=0.08, any_shift=1.0),
+    Setting(name="bimodal-lingering", lingering=0.3),
+    Setting(name="bimodal-sharp-lingering", width=0.08, lingering=0.3),
 )
 
 
@@ -107,10 +112,12 @@ class Population:
     standing: np.ndarray
     spread: np.ndarray
     midpoint: float
+    lingering: float = 0.0
 
     @property
     def mean(self) -> np.ndarray:
         collapsed = (CHANCE + COLLAPSED) / 2  # half of the failing diverge
+        collapsed += self.lingering * (LINGERING - collapsed)
         return self.fail * collapsed + (1 - self.fail) * self.standing
 
 
@@ -129,7 +136,7 @@ def population(setting: Setting, midpoint: float, width: float) -> Population:
         midpoint += width * math.log((0.5 - setting.flaky) / 0.5)
     standing = PLATEAU - setting.slope * (x - x[0])
     spread = 0.003 + 0.007 * np.exp(-((x - midpoint) ** 2))
-    return Population(share, standing, spread, midpoint)
+    return Population(share, standing, spread, midpoint, setting.lingering)
 
 
 def true_tolerance(mean: np.ndarray, threshold: float) -> float:
@@ -159,6 +166,10 @@ def draw_study(
         failed = uniform < arm.fail
         diverged = failed & (rng.random((seeds, sizes)) < 0.5)
         low = COLLAPSED + COLLAPSED_SPREAD * rng.standard_normal((seeds, sizes))
+        if setting.lingering:
+            stays = failed & (rng.random((seeds, sizes)) < setting.lingering)
+            above = LINGERING + COLLAPSED_SPREAD * rng.standard_normal((seeds, sizes))
+            low, diverged = np.where(stays, above, low), diverged & ~stays
         value = np.where(diverged, CHANCE, np.where(failed, low, accuracy))
         value = np.clip(value, 0.0, 1.0)
         here = rng.random((seeds, sizes)) >= setting.lost
@@ -318,8 +329,10 @@ def add_study(setting: Setting, seeds: int, rng: np.random.Generator, done: Simu
         {"tolerance": true_tolerance(arm.mean, threshold), "collapse": arm.midpoint}
         for arm in (base, moved)
     ]
-    first, same, other = draw_study(setting, [base, base, moved], seeds, rng)
-    reference = make_reference(first, CHANCE, setting.delta, LEVEL)
+    drawn = draw_study(setting, [base, base, moved], seeds, rng)
+    reference = make_reference(drawn[0], CHANCE, setting.delta, LEVEL)
+    first, same, other = settled(drawn, reference)
+    reference = dataclasses.replace(reference, curve=first)
     own = draw_cliffs(first, reference)[0]
     null, pair = draw_pair(same, reference), draw_pair(other, reference)
     for kind, cliff in (("tolerance", tolerance_cliff), ("collapse", collapse_cliff)):

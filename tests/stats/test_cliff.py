@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from batchcliff.stats.cliff import (
     collapse_point,
     draw_cliffs,
     make_reference,
+    settled,
     slides,
     tolerance_cliff,
     tolerance_point,
@@ -189,6 +191,60 @@ COLLAPSING = [0.98, 0.98, 0.98, 0.97, 0.20, 0.10]
 def test_an_arm_slides_where_all_trials_stand_and_their_mean_is_deep_below(columns, expected):
     curve = make_test_curve(columns)
     assert slides(curve, make_reference(curve, 0.1)) is expected
+
+
+COLLAPSED = [0.2, 0.1, 0.1]  # the floor is 0.54, and a trial under 0.87 is far below
+
+
+@pytest.mark.parametrize(
+    ("columns", "counted"),
+    [
+        ([*spread([0.98] * 3), COLLAPSED, [0.65, 0.1, 0.1]], {4: {0}}),
+        ([*spread([0.98] * 3), [0.65, 0.2, 0.1], COLLAPSED], {}),  # on its way down
+        # Once it is known that trials linger, those nearer to the cliff do as well.
+        ([*spread([0.98] * 2), [0.7, 0.98, 0.98], [0.2, 0.1, 0.8], [0.1, 0.65, 0.1]],
+         {2: {0}, 3: {2}, 4: {1}}),
+        ([*spread([0.98] * 3), COLLAPSED, [0.9, 0.1, 0.1]], {}),  # it stands
+        (spread(SLIDING), {}),
+        (spread(COLLAPSING), {}),
+    ],
+)  # fmt: skip
+def test_trials_that_linger_far_past_the_collapse_count_as_collapsed(columns, counted):
+    curve = make_test_curve(columns)
+    (found,) = settled([curve], make_reference(curve, 0.1))
+    assert {k: set(s) for k, s in enumerate(found.lingering) if s} == counted
+    floor = make_reference(curve, 0.1).floor
+    for k in range(len(columns)):
+        assert found.failing(k, floor) == curve.failing(k, floor) | counted.get(k, set())
+        assert found.below(k, floor) == curve.failing(k, floor)
+
+
+def test_what_lingers_in_one_arm_is_looked_for_in_all():
+    base = make_test_curve([*spread([0.98] * 3), [0.65, 0.2, 0.1], COLLAPSED])
+    moved = make_test_curve([*spread([0.98] * 3), COLLAPSED, [0.65, 0.1, 0.1]], arm="warmup")
+    reference = make_reference(base, 0.1)
+    assert [c.lingering for c in settled([base], reference)] == [()]
+    first, second = settled([base, moved], reference)
+    assert set(first.lingering[3]) == {0} == set(second.lingering[4])
+    nothing = make_reference(make_test_curve([]), 0.1)
+    assert settled([moved], nothing) == [moved]
+
+
+def test_the_cliffs_of_a_step_lie_where_it_is_though_some_trials_linger():
+    """Without a look at them the step is a wide collapse, and begins octaves before."""
+    stands = [0.98 + 0.001 * seed for seed in range(10)]
+    columns = [*[stands] * 3, *[[0.65] * 3 + [0.1] * 7] * 3]
+    curve = make_test_curve(columns)
+    reference = make_reference(curve, 0.1)
+    (found,) = settled([curve], reference)
+    last, gone = SIZES[2], SIZES[3]
+    for cliff in (tolerance_cliff, collapse_cliff):
+        estimate = cliff(found, dataclasses.replace(reference, curve=found))
+        assert (
+            estimate.low > last / 2 and last < estimate.value < gone and estimate.high <= gone
+        )
+    missed = tolerance_cliff(curve, reference)
+    assert missed.value < last / 2 and missed.high < last
 
 
 def test_an_arm_that_diverges_where_it_would_slide_collapses():

@@ -24,7 +24,9 @@ def least(share):
 
 
 @pytest.mark.parametrize("seeds", [3, 10])
-@pytest.mark.parametrize("name", ["gradual", "bimodal", "censored-above-lost"])
+@pytest.mark.parametrize(
+    "name", ["gradual", "bimodal", "censored-above-lost", "bimodal-sharp-lingering"]
+)
 def test_intervals_cover_and_alarms_are_rare(name, seeds):
     row = bench.run_setting(SETTINGS[name], seeds, STUDIES, base_seed=7)
     for key, value in row.items():
@@ -49,6 +51,22 @@ def test_intervals_of_a_wrong_scale_are_caught(monkeypatch):
     row = bench.run_setting(SETTINGS["bimodal"], 3, STUDIES, base_seed=7)
     assert row["tolerance_coverage"] < least(0.95)
     assert row["collapse_coverage"] < least(0.95)
+
+
+def test_control_where_what_lingers_counts_as_standing_the_cliffs_are_missed(monkeypatch):
+    monkeypatch.setattr(bench, "settled", lambda curves, reference: curves)
+    row = bench.run_setting(SETTINGS["bimodal-sharp-lingering"], 10, STUDIES, base_seed=7)
+    assert row["tolerance_coverage"] < 0.5 and row["collapse_coverage"] < 0.5
+
+
+def test_simulated_trials_that_linger_come_as_often_as_the_population_says():
+    setting, rng = SETTINGS["bimodal-lingering"], np.random.default_rng(0)
+    arm = bench.population(setting, 8.3, setting.width)
+    (curve,) = bench.draw_study(setting, [arm], 4000, rng)
+    above = [np.mean([v > 0.54 for v in values.values()]) for values in curve.values]
+    expected = 1 - arm.fail * (1 - setting.lingering)
+    assert above == pytest.approx(expected, abs=0.05)  # a few of them end below 0.54
+    assert curve.means == pytest.approx(arm.mean, abs=0.03)
 
 
 def test_what_lies_beyond_the_grid_is_in_no_coverage():

@@ -147,6 +147,15 @@ def test_the_reestimated_accuracy_is_another_study():
     assert (found.plateau, found.accuracy) == (pytest.approx(0.9), "reestimated")
 
 
+def test_trials_that_count_as_collapsed_above_the_floor_are_named_and_cells_stay():
+    gone, stands = [0.2, 0.1, 0.1], [0.98, 0.979, 0.981]
+    table = {"none": {32: stands, 64: stands, 128: gone, 256: [0.65, 0.1, 0.1]}}
+    found = summarize(*make_study(table), reference_arm="none")
+    (note,) = found.notes
+    assert "(1 of 3 of 'none' at 256): cliffs and shifts count them as collapsed" in note
+    assert [cell.failing for cell in found.arms[0].cells] == [0, 0, 3, 2]
+
+
 def test_a_reference_that_rises_with_batch_size_is_told():
     """Its plateau averages what is under its best: a fall from there means little."""
     rising = {"none": {32: [0.5, 0.5], 64: [0.6, 0.6], 128: [0.7, 0.7]}}

@@ -6,7 +6,9 @@ which model, and how often the intervals cover is in docs/statistics.md.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +105,38 @@ def make_reference(
         curve=curve,
         problem=problem,
     )
+
+
+LINGERS = 0.25
+"""Of plateau less floor, below the plateau: a trial nearer to it is taken to stand anywhere."""
+
+
+def settled(curves: Sequence[Curve], reference: Reference) -> list[Curve]:
+    """The arms with those trials noted that linger: they end above the floor, and far below
+    the plateau. They count as collapsed, in all arms alike, if any arm has such trials at twice
+    the first size at which half of its trials fail; nearer to it they may be on their way down.
+
+    The model knows trials that stand and trials that collapse. A share of the latter that ends
+    above the floor at every size would look like trials that no batch size makes collapse, the
+    collapse like a wide one, and the cliff too low (docs/statistics.md, "What lingers").
+    """
+    if reference.plateau is None or reference.floor is None:
+        return list(curves)
+    floor = reference.floor
+    deep = reference.plateau - LINGERS * (reference.plateau - floor)
+    found, past = [], False
+    for curve in curves:
+        sizes = range(len(curve.batch_sizes))
+        lingering = tuple(
+            frozenset(seed for seed, value in curve.values[k].items() if floor <= value < deep)
+            for k in sizes
+        )
+        half = [2 * len(curve.below(k, floor)) >= len(curve.values[k]) for k in sizes]
+        if any(half):
+            least = 2 * curve.batch_sizes[half.index(True)]
+            past |= any(lingering[k] for k in sizes if curve.batch_sizes[k] >= least)
+        found.append(dataclasses.replace(curve, lingering=lingering))
+    return found if past else list(curves)
 
 
 @dataclass(frozen=True, slots=True)

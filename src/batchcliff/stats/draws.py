@@ -32,6 +32,7 @@ class Curve:
     batch_sizes: tuple[int, ...]
     values: tuple[dict[int, float], ...]  # per size, seed -> accuracy, diverged as chance
     diverged: tuple[frozenset[int], ...]  # per size, seeds that diverged
+    lingering: tuple[frozenset[int], ...] = ()  # per size, see `cliff.settled`; (): none
 
     @property
     def log2_sizes(self) -> Array:
@@ -47,10 +48,15 @@ class Curve:
         """Plain means per size, [K], diverged trials counted at chance."""
         return np.array([np.mean(list(v.values())) for v in self.values])
 
-    def failing(self, k: int, floor: float) -> frozenset[int]:
+    def below(self, k: int, floor: float) -> frozenset[int]:
         """Seeds at size k that diverged or ended below `floor`."""
         low = {seed for seed, value in self.values[k].items() if value < floor}
         return self.diverged[k] | low
+
+    def failing(self, k: int, floor: float) -> frozenset[int]:
+        """Those, and what lingers above it where most have collapsed: what the model of the
+        collapse counts."""
+        return self.below(k, floor) | (self.lingering[k] if self.lingering else frozenset())
 
 
 def make_curve(arm: str, cells: Sequence[Cell], chance: float) -> Curve:

@@ -19,6 +19,7 @@ from batchcliff.stats.cliff import (
     collapse_cliff,
     draw_cliffs,
     make_reference,
+    settled,
     tolerance_cliff,
 )
 from batchcliff.stats.comparable import check_comparable
@@ -157,6 +158,10 @@ def summarize_cells(
     curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
     reference = make_reference(curves[reference_arm], chance or 0.0, delta, level, floor)
     told += [reference.problem] if reference.problem else _rising(reference)
+    curves = dict(zip(curves, settled(list(curves.values()), reference), strict=True))
+    if reference.curve is not None:
+        reference = dataclasses.replace(reference, curve=curves[reference_arm])
+    told += _lingering(curves.values())
     others = [arm for arm in arms if arm != reference_arm]
     drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
     shifts = adjust(
@@ -191,6 +196,21 @@ def _rising(reference: Reference) -> list[str]:
         "the plateau, and say little here"
     )
     return [note]
+
+
+def _lingering(curves: Iterable[Curve]) -> list[str]:
+    """A sentence if trials above the floor are counted as collapsed."""
+    places = [
+        f"{len(seeds)} of {len(curve.values[k])} of {curve.arm!r} at {curve.batch_sizes[k]}"
+        for curve in curves
+        for k, seeds in enumerate(curve.lingering)
+        if seeds
+    ]
+    note = (
+        "trials end above the floor and far below the plateau, also past the size at which "
+        f"half collapse ({', '.join(places)}): cliffs and shifts count them as collapsed"
+    )
+    return [note] if places else []
 
 
 def _drawn(curve: Curve, reference: Reference) -> tuple[CliffDraws, CliffDraws] | None:
@@ -237,7 +257,7 @@ def _cell_summary(cell: Cell, curve: Curve, reference: Reference) -> CellSummary
     level, failing = reference.level, 0
     if cell.measured:
         k = curve.batch_sizes.index(cell.batch_size)
-        failing = len(curve.failing(k, 0.0 if reference.floor is None else reference.floor))
+        failing = len(curve.below(k, 0.0 if reference.floor is None else reference.floor))
     both = list(cell.values(reference.chance).values())
     mean_all = mean_share(both, level, "mean over seeds, diverged at chance")
     if cell.diverged and cell.measured > 1:
