@@ -34,9 +34,12 @@ from batchcliff.study.supervisor import RunSummary, run_study
 from batchcliff.studyfile import load_study
 
 HERE = Path(__file__).resolve().parent
+# Started in the background of a shell we ignore Ctrl-C, and by nohup a hangup; and so would all
+# that we start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Started in the background of a shell, we ignore Ctrl-C, and so would all that we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if __name__ != "__main__" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 PATH = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
 MARK = "BATCHCLIFF_TEST_MARK"
 
