@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -135,9 +132,10 @@ def test_every_batch_size_of_a_run_is_asked_for(
         settings=Settings(batch_norm=BatchNorm(group=2, running="mean"), precision="bf16"),
         batch_size=8, decay=Decay(kind="constant"), budget="1ep",
     )  # fmt: skip
-    run: Any = SimpleNamespace(stretches=[SimpleNamespace(batch_size=b) for b in (8, 16, 32)])
+    sizes = prepare._Sizes(spec, 64, 0, None)
+    sizes.others = [16, 32]
     net = network()
-    said = prepare._kernels(net, spec, run, GPU)
+    said = sizes.kernels(net, GPU)
     assert [layer.fused for layer in net.relu_norms()] == [not unserved]
     assert said.startswith("plain: no kernels for cpu" if unserved else "fused batch norm")
     assert dict(numerics(CPU, False, said))["kernels"] == said

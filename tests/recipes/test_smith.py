@@ -82,6 +82,6 @@ def test_a_miniature_runs_and_is_reported() -> None:
     assert updates["none", "32"] == "160"
     for row in trial_rows(records):  # batches of different sizes, about 5 epochs of 1,024
         assert 5120 <= row["examples"] < 5120 + 160
-    panels = content.training[0].panels
+    panels = content.small.training[0].panels
     assert [len(panel.curves) for panel in panels] == [3, 3]
     assert {len(curve.points) for panel in panels for curve in panel.curves} == {5}
