@@ -331,8 +331,7 @@ def add_study(setting: Setting, seeds: int, rng: np.random.Generator, done: Simu
     ]
     drawn = draw_study(setting, [base, base, moved], seeds, rng)
     reference = make_reference(drawn[0], CHANCE, setting.delta, LEVEL)
-    first, same, other = settled(drawn, reference)
-    reference = dataclasses.replace(reference, curve=first)
+    (first, same, other), reference = settled(drawn, reference)
     own = draw_cliffs(first, reference)[0]
     null, pair = draw_pair(same, reference), draw_pair(other, reference)
     for kind, cliff in (("tolerance", tolerance_cliff), ("collapse", collapse_cliff)):

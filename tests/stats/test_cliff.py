@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -211,7 +210,7 @@ COLLAPSED = [0.2, 0.1, 0.1]  # the floor is 0.54, and a trial under 0.87 is far 
 )  # fmt: skip
 def test_trials_that_linger_far_past_the_collapse_count_as_collapsed(columns, counted):
     curve = make_test_curve(columns)
-    (found,) = settled([curve], make_reference(curve, 0.1))
+    (found,), _ = settled([curve], make_reference(curve, 0.1))
     assert {k: set(s) for k, s in enumerate(found.lingering) if s} == counted
     floor = make_reference(curve, 0.1).floor
     for k in range(len(columns)):
@@ -223,11 +222,12 @@ def test_what_lingers_in_one_arm_is_looked_for_in_all():
     base = make_test_curve([*spread([0.98] * 3), [0.65, 0.2, 0.1], COLLAPSED])
     moved = make_test_curve([*spread([0.98] * 3), COLLAPSED, [0.65, 0.1, 0.1]], arm="warmup")
     reference = make_reference(base, 0.1)
-    assert [c.lingering for c in settled([base], reference)] == [()]
-    first, second = settled([base, moved], reference)
+    assert [c.lingering for c in settled([base], reference)[0]] == [()]
+    (first, second), against = settled([base, moved], reference)
+    assert against.curve is first
     assert set(first.lingering[3]) == {0} == set(second.lingering[4])
     nothing = make_reference(make_test_curve([]), 0.1)
-    assert settled([moved], nothing) == [moved]
+    assert settled([moved], nothing) == ([moved], nothing)
 
 
 def test_the_cliffs_of_a_step_lie_where_it_is_though_some_trials_linger():
@@ -236,10 +236,10 @@ def test_the_cliffs_of_a_step_lie_where_it_is_though_some_trials_linger():
     columns = [*[stands] * 3, *[[0.65] * 3 + [0.1] * 7] * 3]
     curve = make_test_curve(columns)
     reference = make_reference(curve, 0.1)
-    (found,) = settled([curve], reference)
+    (found,), against = settled([curve], reference)
     last, gone = SIZES[2], SIZES[3]
     for cliff in (tolerance_cliff, collapse_cliff):
-        estimate = cliff(found, dataclasses.replace(reference, curve=found))
+        estimate = cliff(found, against)
         assert (
             estimate.low > last / 2 and last < estimate.value < gone and estimate.high <= gone
         )

@@ -54,7 +54,7 @@ def test_intervals_of_a_wrong_scale_are_caught(monkeypatch):
 
 
 def test_control_where_what_lingers_counts_as_standing_the_cliffs_are_missed(monkeypatch):
-    monkeypatch.setattr(bench, "settled", lambda curves, reference: curves)
+    monkeypatch.setattr(bench, "settled", lambda curves, reference: (curves, reference))
     row = bench.run_setting(SETTINGS["bimodal-sharp-lingering"], 10, STUDIES, base_seed=7)
     assert row["tolerance_coverage"] < 0.5 and row["collapse_coverage"] < 0.5
 

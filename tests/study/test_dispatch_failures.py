@@ -154,13 +154,19 @@ def test_on_a_shared_device_memory_is_tried_again_alone(
     assert attempts(tmp_path / "s")[1] == ["interrupted"] * 2
 
 
+@pytest.fixture
+def kernel_kills(fake_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its count of such kills is another one each time it is read."""
+    count = iter(range(1000))
+    monkeypatch.setattr(dispatch, "oom_kills", lambda: next(count))
+
+
+@pytest.mark.usefixtures("kernel_kills")
 def test_the_kernel_killing_for_lack_of_memory_is_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once its count of such kills has grown while the trial was alone, and not before."""
     faults(monkeypatch, s3="signal 9")
-    count = iter(range(1000))
-    monkeypatch.setattr(dispatch, "oom_kills", lambda: next(count))
     told = Told()
     summary = run(study_of(seeds=(3,), batch_sizes=(16,)), tmp_path / "s", told)
     assert (summary.exit_code, summary.counts) == (0, {"oom": 1})
@@ -168,13 +174,12 @@ def test_the_kernel_killing_for_lack_of_memory_is_out_of_memory(
     assert attempts(tmp_path / "s")[3] == ["interrupted"]
 
 
+@pytest.mark.usefixtures("kernel_kills")
 def test_a_worker_that_is_asked_to_end_lacked_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Slurm asks all processes of a job, while others' on the host run out of memory."""
     faults(monkeypatch, s3="signal 15")
-    count = iter(range(1000))
-    monkeypatch.setattr(dispatch, "oom_kills", lambda: next(count))
     summary = run(study_of(seeds=(3,), batch_sizes=(16,)), tmp_path / "s")
     assert (summary.exit_code, summary.counts) == (75, {})
 

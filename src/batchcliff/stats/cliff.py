@@ -111,17 +111,18 @@ LINGERS = 0.25
 """Of plateau less floor, below the plateau: a trial nearer to it is taken to stand anywhere."""
 
 
-def settled(curves: Sequence[Curve], reference: Reference) -> list[Curve]:
-    """The arms with those trials noted that linger: they end above the floor, and far below
-    the plateau. They count as collapsed, in all arms alike, if any arm has such trials at twice
-    the first size at which half of its trials fail; nearer to it they may be on their way down.
+def settled(curves: Sequence[Curve], reference: Reference) -> tuple[list[Curve], Reference]:
+    """The arms, the reference's own among them, with those trials noted that linger, and the
+    reference with its arm so noted. They end above the floor and far below the plateau, and
+    count as collapsed, in all arms alike, if any arm has such trials at twice the first size at
+    which half of its trials fail; nearer to it they may be on their way down.
 
     The model knows trials that stand and trials that collapse. A share of the latter that ends
     above the floor at every size would look like trials that no batch size makes collapse, the
     collapse like a wide one, and the cliff too low (docs/statistics.md, "What lingers").
     """
     if reference.plateau is None or reference.floor is None:
-        return list(curves)
+        return list(curves), reference
     floor = reference.floor
     deep = reference.plateau - LINGERS * (reference.plateau - floor)
     found, past = [], False
@@ -136,7 +137,10 @@ def settled(curves: Sequence[Curve], reference: Reference) -> list[Curve]:
             least = 2 * curve.batch_sizes[half.index(True)]
             past |= any(lingering[k] for k in sizes if curve.batch_sizes[k] >= least)
         found.append(dataclasses.replace(curve, lingering=lingering))
-    return found if past else list(curves)
+    if not past:
+        return list(curves), reference
+    base = next(new for new, old in zip(found, curves, strict=True) if old is reference.curve)
+    return found, dataclasses.replace(reference, curve=base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,8 @@ def summarize_cells(
     curves = {arm: make_curve(arm, cells, chance or 0.0) for arm in arms}
     reference = make_reference(curves[reference_arm], chance or 0.0, delta, level, floor)
     told += [reference.problem] if reference.problem else _rising(reference)
-    curves = dict(zip(curves, settled(list(curves.values()), reference), strict=True))
-    if reference.curve is not None:
-        reference = dataclasses.replace(reference, curve=curves[reference_arm])
+    noted, reference = settled(list(curves.values()), reference)
+    curves = dict(zip(curves, noted, strict=True))
     told += _lingering(curves.values())
     others = [arm for arm in arms if arm != reference_arm]
     drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
