@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -45,10 +47,10 @@ def test_where_they_serve_every_layer_is_fused(monkeypatch: pytest.MonkeyPatch) 
     assert reason == f"{said}, with their convolutions, 64 channels swept"
     (layer,) = net.relu_norms()
     assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, True)
-    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "no Hopper GPU")
+    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "off by 1")
     applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
     assert applied
-    assert reason == f"{said}, with their convolutions, cuDNN for 64 channels: no Hopper GPU"
+    assert reason == f"{said}, with their convolutions, cuDNN for 64 channels: off by 1"
     assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, False)
     layer.sweeps = True
     assert not fused_batch_norm(net, CPU, "bf16", 8)[0]
@@ -60,14 +62,13 @@ def test_convolutions_are_for_the_gpu_they_were_compared_on(
 ) -> None:
     """And for others where all are asked for."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    monkeypatch.setattr(kernels, "failing_sweep", lambda device: "no Hopper GPU")
     (layer,) = (net := network()).relu_norms()
     applied, reason = fused_batch_norm(net, GPU, "bf16", 8)
     assert applied
     assert reason.endswith(f"kind of GPU, {VARIABLE}=all runs kernels")
     assert (layer.fused, layer.convolves, layer.sweeps) == (True, False, False)
     monkeypatch.setenv(VARIABLE, "all")
-    fused_batch_norm(net, GPU, "bf16", 8)
+    assert fused_batch_norm(net, GPU, "bf16", 8)[1].endswith("for 64 channels: no Hopper GPU")
     assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, False)
 
 
@@ -139,3 +140,24 @@ def test_every_batch_size_of_a_run_is_asked_for(
     assert [layer.fused for layer in net.relu_norms()] == [not unserved]
     assert said.startswith("plain: no kernels for cpu" if unserved else "fused batch norm")
     assert dict(numerics(CPU, False, said))["kernels"] == said
+
+
+@pytest.mark.parametrize("made", [(), *[(name,) for name in kernels.CHECKS], kernels.CHECKS])
+def test_a_rehearsal_makes_some_of_the_checks(
+    monkeypatch: pytest.MonkeyPatch, made: tuple[str, ...]
+) -> None:
+    """Those alone; a check that is left to others is taken as passed."""
+    asked: list[str] = []
+    for name in ("failing", "failing_convolutions", "failing_sweep"):
+        monkeypatch.setattr(kernels, name, lambda *_, name=name: asked.append(name) or "")
+    called: list[str] = []
+
+    def check(name: str, checked: Callable[[], str]) -> str:
+        called.append(name)
+        return checked() if name in made else ""
+
+    net = network()
+    assert fused_batch_norm(net, GPU, "bf16", 8, check=check)[0]
+    assert called == list(kernels.CHECKS) and len(asked) == len(made)
+    (layer,) = net.relu_norms()
+    assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, True)

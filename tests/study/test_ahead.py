@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import pytest
 from patience import PATIENCE
 
 from batchcliff import api
+from batchcliff.canonical import to_plain
 from batchcliff.errors import UsageError
 from batchcliff.record import Outcome
 from batchcliff.spec import Model, Settings, StudySpec
 from batchcliff.study import ahead, ranks
 from batchcliff.study.engines.local import Worker
 from batchcliff.studyfile import load_study
+from batchcliff.training.rehearsal import PARTS
 
 
 @pytest.fixture
@@ -106,7 +110,8 @@ def test_a_run_trains_with_them(
 
 def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
     settings = Settings(model=Model(name="conv-net", widths=((8,),)))
-    worker = ahead._started({"OMP_NUM_THREADS": "1"}, "cpu", settings)
+    rehearsal = {"settings": to_plain(settings), "part": 0, "of": 1}
+    worker = ahead._started({"OMP_NUM_THREADS": "1"}, "cpu", rehearsal)
     try:
         assert worker.receive() is None  # the end, after nothing
         assert worker.reap(PATIENCE) == 0
@@ -115,13 +120,23 @@ def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
         worker.close()
 
 
-def test_on_a_gpu_another_process_builds_kernels(
-    study: StudySpec, tmp_path: Path, started: list[Worker], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cores", "builders"), [(16, 5), (4, 2), (2, 1), (1, 1)])
+def test_on_a_gpu_other_processes_build_kernels_each_a_part(
+    study: StudySpec,
+    tmp_path: Path,
+    started: list[Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    builders: int,
 ) -> None:
     monkeypatch.setattr(ahead, "_usual", lambda *_: ("cuda", {"A": "B"}, 2))
-    told: list[object] = []
-    monkeypatch.setattr(Worker, "send", lambda _, message: told.append(message["settings"]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(Worker, "send", lambda _, message: told.append(message))
     with two(study, tmp_path / "new"):
-        assert len(started) == 3 and len(ahead._waiting) == 2
-        assert told[0] is not None and told[1:] == [None, None]
+        assert len(started) == builders + 2 and len(ahead._waiting) == 2
+        assert [message["settings"] for message in told[builders:]] == [None, None]
+        parts = [PARTS[message["part"] :: message["of"]] for message in told[:builders]]
+        assert sorted(itertools.chain(*parts)) == sorted(PARTS) and all(parts)
+        assert all(message["settings"] is not None for message in told[:builders])
     assert all(map(is_over, started))

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from batchcliff.errors import UsageError, did_you_mean
-from batchcliff.kernels.check import HOPPER, failing, failing_convolutions, failing_sweep
+from batchcliff.kernels.check import failing, failing_convolutions, failing_sweep
 
 VARIABLE = "BATCHCLIFF_KERNELS"
 CHOICES = ("auto", "all", "off")
+HOPPER = (9, 0)  # compute capability
+CHECKS = ("batch norm", "convolutions", "sweep")  # in this order; who fails one, has no later
 
 
 def wanted() -> str:
@@ -39,19 +41,28 @@ def installed() -> bool:
 
 
 def fused_batch_norm(
-    model: nn.Module, device: torch.device, precision: str, batch_size: int
+    model: nn.Module,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    *,
+    check: Callable[[str, Callable[[], str]], str] = lambda _, checked: checked(),
 ) -> tuple[bool, str]:
     """Let `model` use the fused batch norm, ReLU and pooling if they serve it.
 
     batch_size: examples that pass through the network at once in training. Returns whether
     the kernels now serve, and why, in words for the record. It sets `fused`, `convolves` and
     `sweeps` on every layer that the model's `relu_norms()` names, so the answer holds whatever
-    was set before.
+    was set before. check(name, checked): what the check of that name, one of CHECKS, says of
+    the kernels, "" if they can be trusted; a rehearsal does not make all of them.
     Raises UsageError if the environment asks for what there is not.
     """
     named = getattr(model, "relu_norms", None)
     layers: Sequence[Any] = () if named is None else named()
     obstacle = _obstacle(layers, device, precision, batch_size)
+    if not obstacle:
+        narrowest = min(layers, key=lambda layer: layer.weight.numel())
+        obstacle = check("batch norm", lambda: failing(narrowest, device))
     for layer in layers:
         layer.fused, layer.convolves, layer.sweeps = not obstacle, False, False
     if obstacle:
@@ -59,12 +70,13 @@ def fused_batch_norm(
     said = f"fused batch norm, ReLU and pooling: {len(layers)} layers"
     kind: Any = type(layers[0])
     obstacle = ""
-    if wanted() == "auto" and torch.cuda.get_device_capability(device) != HOPPER:
+    hopper = torch.cuda.get_device_capability(device) == HOPPER
+    if wanted() == "auto" and not hopper:
         obstacle = f"not compared over seeds on this kind of GPU, {VARIABLE}=all runs kernels"
-    obstacle = obstacle or failing_convolutions(kind, device)
+    obstacle = obstacle or check("convolutions", lambda: failing_convolutions(kind, device))
     if obstacle:
         return True, f"{said}; plain convolutions: {obstacle}"
-    obstacle = failing_sweep(device)
+    obstacle = "no Hopper GPU" if not hopper else check("sweep", lambda: failing_sweep(device))
     for layer in layers:
         layer.convolves, layer.sweeps = True, not obstacle
     swept = f"cuDNN for 64 channels: {obstacle}" if obstacle else "64 channels swept"
@@ -90,6 +102,4 @@ def _obstacle(
     if any(batch_size % layer.group for layer in layers):
         return "the batch is no multiple of the batch norm's group"
     odd = [c for c in (layer.weight.numel() for layer in layers) if c & (c - 1) or c < 8]
-    if odd:
-        return f"{odd[0]} channels are no power of two from 8 up"
-    return failing(min(layers, key=lambda layer: layer.weight.numel()), device)
+    return f"{odd[0]} channels are no power of two from 8 up" if odd else ""

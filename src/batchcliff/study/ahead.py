@@ -6,18 +6,20 @@ study's first workers are started first and told to warm up; the dispatcher take
 wants workers of the same environment. Those that it does not take are ended.
 
 Hand-written kernels are built one after the other, which takes a GPU's process as long as all
-that the compiler does. Another process builds them meanwhile, and leaves them where the
-workers find them (training/rehearsal.py).
+that the compiler does. Other processes build them meanwhile, each a part, as far as there are
+cores, and leave them where the workers find them (training/rehearsal.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from batchcliff.canonical import to_plain
-from batchcliff.spec import Settings, StudySpec
+from batchcliff.spec import StudySpec
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import STACK
 from batchcliff.study.placement import (
@@ -26,6 +28,9 @@ from batchcliff.study.placement import (
     environment,
     resolve_device,
 )
+
+BUILDERS = 5
+"""Processes that build kernels, at most: a rehearsal has so many parts."""
 
 _waiting: list[tuple[dict[str, str], Worker]] = []  # oldest first
 
@@ -57,31 +62,35 @@ def started_ahead(
     trial is trained by one process, with the environment that every such process has.
     Raises UsageError for a device that is not there.
     """
-    count = 0
-    builder: Worker | None = None
+    count, builders = 0, 0
+    building: list[Worker] = []
     if plain and not folder.exists():
         kind, environment, width = _usual(device, workers)
         count = min(width, _fewest_jobs(study, kind))
     try:
         if count and kind == "cuda":
-            builder = _started(environment, kind, study.settings)
+            builders = min(BUILDERS, max(1, len(os.sched_getaffinity(0)) - width))
+        for part in range(builders):
+            rehearsal = {"settings": to_plain(study.settings), "part": part, "of": builders}
+            building.append(_started(environment, kind, rehearsal))
         for _ in range(count):
             _waiting.append((environment, _started(environment, kind)))
         yield
     finally:
         keep(0)
-        if builder is not None:
-            builder.kill()
-            builder.close(0.0)
+        for worker in building:
+            worker.kill()
+            worker.close(0.0)
 
 
 def _started(
-    environment: dict[str, str], kind: str, settings: Settings | None = None
+    environment: dict[str, str], kind: str, rehearsal: Mapping[str, Any] | None = None
 ) -> Worker:
-    """A worker that warms up; with settings, one that rehearses their network and ends."""
+    """A worker that warms up; with a rehearsal, its settings' network or a part of that, and
+    then ends."""
     worker = Worker(environment)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        worker.send({"warm": kind, "settings": to_plain(settings)})
+        worker.send({"warm": kind, "settings": None} | dict(rehearsal or {}))
     return worker
 
 

@@ -302,19 +302,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def warm_up(message: dict[str, Any]) -> None:
     """What takes seconds and needs no data: importing torch, connecting to a GPU, and beginning
-    to compile, or with "settings" a rehearsal of their network, for others. What fails here
-    fails again later, where it is told."""
+    to compile, or with "settings" a part of a rehearsal of their network, for others. What
+    fails here fails again later, where it is told."""
     with contextlib.suppress(Exception):
         import torch
 
         import batchcliff.study.material
         import batchcliff.training.trial  # noqa: F401
-        from batchcliff.training.rehearsal import begin_compiling, rehearse
+        from batchcliff.training.rehearsal import PARTS, begin_compiling, rehearse
 
         mark("torch is imported")
         device = torch.device(message["warm"])
         if message["settings"] is not None:
-            rehearse(from_plain(Settings, message["settings"]), device)
+            settings = from_plain(Settings, message["settings"])
+            rehearse(settings, device, PARTS[message["part"] :: message["of"]])
         elif device.type == "cpu" or torch.cuda.device_count() == 1:
             begin_compiling(device)  # of several GPUs it is not known yet which is ours
 

@@ -7,12 +7,13 @@ share (Triton's). Nothing of it changes what a trial computes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchcliff.kernels import fused_batch_norm
+from batchcliff.kernels import CHECKS, fused_batch_norm
 from batchcliff.kernels.convolution import until_the_end
 from batchcliff.models import MODELS, build
 from batchcliff.spec import Decay, Settings, TrialSpec
@@ -23,6 +24,7 @@ from batchcliff.training.precision import precision
 
 SIZE, CHANNELS, CLASSES = 32, 3, 10  # of the images that most studies are about
 BATCH = 1024
+PARTS = (*CHECKS, "training", "evaluation")
 
 
 def begin_compiling(device: torch.device) -> None:
@@ -40,9 +42,14 @@ def begin_compiling(device: torch.device) -> None:
     mark("the compiler has begun", compiler_seconds)
 
 
-def rehearse(settings: Settings, device: torch.device, batch: int = BATCH) -> None:
-    """Check the kernels, then one training pass and one evaluation of the settings' network
-    on made-up images.
+def rehearse(
+    settings: Settings,
+    device: torch.device,
+    parts: Sequence[str] = PARTS,
+    batch: int = BATCH,
+) -> None:
+    """Parts of what a worker does before it trains: checks of the kernels, one training pass
+    and one evaluation of the settings' network on made-up images.
 
     Does nothing for a network of the user's own. Raises what the network or device raises.
     """
@@ -55,21 +62,26 @@ def rehearse(settings: Settings, device: torch.device, batch: int = BATCH) -> No
             settings.model, settings.batch_norm, image, CLASSES, batch_norm_group=group
         )
     model = model.to(device, memory_format=torch.channels_last)
-    fused_batch_norm(model, device, settings.precision, batch)
-    mark("kernels are checked")
+
+    def check(name: str, checked: Callable[[], str]) -> str:
+        return checked() if name in parts else ""  # who leaves it to another may train on
+
+    fused_batch_norm(model, device, settings.precision, batch, check=check)
     images = torch.zeros(batch, CHANNELS, SIZE, SIZE, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    model.train()
-    with precision(settings.precision, device):
-        logits: Tensor = model(images)
-    with until_the_end(device):
-        torch.autograd.grad(logits.float().sum(), list(model.parameters()))
-    model.eval()
-    with torch.no_grad(), precision(settings.precision, device):
-        model(images)
+    if "training" in parts:
+        model.train()
+        with precision(settings.precision, device):
+            logits: Tensor = model(images)
+        with until_the_end(device):
+            torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+    if "evaluation" in parts:
+        model.eval()
+        with torch.no_grad(), precision(settings.precision, device):
+            model(images)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    mark("the network is rehearsed")
+    mark(f"rehearsed: {', '.join(parts)}")
 
 
 def _trial(settings: Settings, batch: int) -> TrialSpec:
