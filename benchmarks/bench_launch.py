@@ -9,12 +9,15 @@ event is timed as it arrives; from the records comes how long each trial was pre
 trained, and from $BATCHCLIFF_TRACE what each process was at. The time line says when each
 trial was handed out, began and ended, for how long no trial was trained at all, and what a
 launch costs before the first update; the marks of every process say what that consists of.
---limit stops the run as Ctrl-C does, so that what there is by then is still written.
+--limit stops the run as Ctrl-C does, so that what there is by then is still written. --mps
+starts NVIDIA's Multi-Process Service for it, under which workers train side by side instead of
+one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,23 @@ def launch(command: list[str], environment: dict[str, str], limit: float) -> Eve
     return events
 
 
+@contextlib.contextmanager
+def served_by_mps(folder: Path) -> Iterator[dict[str, str]]:
+    """The service runs within the block; the variables by which programs find it."""
+    found = {}
+    for name in ("PIPE", "LOG"):
+        (folder / name).mkdir()
+        found[f"CUDA_MPS_{name}_DIRECTORY"] = str(folder / name)
+    environment = {**os.environ, **found}
+    subprocess.run(["nvidia-cuda-mps-control", "-d"], env=environment, check=True)
+    try:
+        yield found
+    finally:
+        subprocess.run(
+            ["nvidia-cuda-mps-control"], env=environment, input="quit\n", text=True, check=True
+        )
+
+
 def rows_of(events: Events, records: dict[str, TrialRecord]) -> list[Row]:
     """The time line, in the order of the first updates."""
     rows = []
@@ -184,6 +204,7 @@ def main() -> int:
         "--limit", type=float, default=400.0, help="seconds, then it is stopped"
     )
     parser.add_argument("--warm", action="store_true", help="leave the caches as they are")
+    parser.add_argument("--mps", action="store_true", help="with the Multi-Process Service")
     parser.add_argument("--caches", type=Path, help="new folder to keep the caches in")
     parser.add_argument("--keep", type=Path, help="folder to keep the study in")
     parser.add_argument("--json", type=Path, help="file for the result")
@@ -206,7 +227,9 @@ def main() -> int:
                 command += [f"--{name}", value]
         for value in chosen.set:
             command += ["--set", value]
-        events = launch(command, environment, chosen.limit)
+        service = served_by_mps(Path(scratch)) if chosen.mps else contextlib.nullcontext({})
+        with service as variables:
+            events = launch(command, environment | variables, chosen.limit)
         with Store.open(folder) as store:
             records = store.records()
         marks = marks_of(trace.read_text().splitlines(), events.launched)
@@ -219,7 +242,8 @@ def main() -> int:
         torch_ = dict(place.versions).get("torch", "?") if place else "?"
         common = {"device": place.device if place else "?", "torch": torch_,
                   "code": code_name(), "cores": len(os.sched_getaffinity(0)),
-                  "workers": place.workers if place else 0, "date": utc_now()[:10],
+                  "workers": place.workers if place else 0, "mps": chosen.mps,
+                  "date": utc_now()[:10],
                   "what": f"{chosen.study}, launch to report, {len(rows)} trials"}  # fmt: skip
         whole = {**common, "seconds": {k: round(v, 2) for k, v in found.items()},
                  "missing": events.last.get("missing"), "notes": events.notes}  # fmt: skip

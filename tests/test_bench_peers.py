@@ -73,12 +73,20 @@ def test_a_peer_trains_whole_batches(bench: Any, name: str) -> None:
 
 
 def test_a_peer_that_is_not_there_is_said(bench: Any, tmp_path: Path) -> None:
-    """And one that fails on the way, as ours would, is no peer that is not there."""
+    """And so is a size at which it fails; the others are measured. Ours must not fail."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named keras' >&2\nexit 1\n")
     python.chmod(0o755)
     said, rates = bench.run(bench.KERAS, str(python), "cpu", [512], 0.1)
     assert (said, rates) == ("left out: No module named keras", {})
-    python.write_text("#!/bin/sh\necho '\"3.0, jax\"'\necho 'out of memory' >&2\nexit 1\n")
-    with pytest.raises(RuntimeError, match="Keras 3: out of memory"):
-        bench.run(bench.KERAS, str(python), "cpu", [512], 0.1)
+    python.write_text(
+        "#!/bin/sh\necho '\"3.0, jax\"'\n"
+        "for size in $(echo $5 | tr , ' '); do\n"
+        "  if [ $size = 64 ]; then echo 'out of memory' >&2; exit 1; fi\n"
+        "  echo $size.5\ndone\n"
+    )
+    said, rates = bench.run(bench.KERAS, str(python), "cpu", [32, 64, 128, 512], 0.1)
+    assert said == "3.0, jax; 64 left out: out of memory"
+    assert rates == {32: 32.5, 128: 128.5, 512: 512.5}
+    with pytest.raises(RuntimeError, match="batchcliff: out of memory"):
+        bench.run(bench.OURS, str(python), "cpu", [32, 64], 0.1)

@@ -15,6 +15,7 @@ import sys
 import uuid
 from pathlib import Path
 
+MPS_ENABLED = 133  # CU_DEVICE_ATTRIBUTE_MPS_ENABLED of cuda.h; older drivers know of none
 DRIVER, MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
 CUDA_BUILD = re.compile(r"^cuda\b.*=\s*['\"]\d", re.MULTILINE)  # in torch/version.py
 
@@ -100,6 +101,20 @@ def _free(driver: ctypes.CDLL, watcher: ctypes.CDLL, number: int) -> int:
     if watcher.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
         raise _Unanswered
     return int(memory.free)
+
+
+def is_served_by_mps(number: int, library: str = DRIVER) -> bool:
+    """Whether processes on this GPU run side by side, by NVIDIA's Multi-Process Service."""
+    device, answer = ctypes.c_int(), ctypes.c_int()
+    with contextlib.suppress(OSError, AttributeError):
+        driver = ctypes.CDLL(library)
+        return (
+            not driver.cuInit(0)
+            and not driver.cuDeviceGet(ctypes.byref(device), number)
+            and not driver.cuDeviceGetAttribute(ctypes.byref(answer), MPS_ENABLED, device)
+            and bool(answer.value)
+        )
+    return False
 
 
 def driver_count(library: str = DRIVER) -> int | None:

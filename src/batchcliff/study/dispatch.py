@@ -28,6 +28,7 @@ from batchcliff.study.retries import MAX_ATTEMPTS, Retries
 from batchcliff.study.store import Store
 from batchcliff.study.stuck import end_hung, not_reaped, told_of
 from batchcliff.study.telling import Telling
+from batchcliff.study.turns import Places
 from batchcliff.training.micro_batch import Inseparable
 from batchcliff.training.ranks_shares import Indivisible
 
@@ -79,6 +80,7 @@ class Dispatcher:
         self.stop_signal: int | None = None  # set by whoever wants the run to end
         self.hurried = False  # by a second signal: nobody waits for workers that save
         self.stopping = False
+        self.places = Places(setup["devices"])
         self.selector = selectors.DefaultSelector()
 
     # --- the loop ---
@@ -97,7 +99,8 @@ class Dispatcher:
                 self.hand_out()
                 for key, _ in self.selector.select(POLL_SECONDS):
                     self.listen(key.data)
-                for worker, state in list(self.workers.items()):
+                for worker in list(self.workers):  # giving one up may end others
+                    state = self.workers.get(worker)
                     if state is not None and state.is_hung():
                         self.give_up(worker)
         except StorageError:
@@ -171,7 +174,8 @@ class Dispatcher:
         worker = start(self.setup)
         taken = [*self.taken, *(self.devices[other] for other in self.workers)]
         self.devices[worker] = min(self.setup["devices"], key=taken.count)
-        self.say(worker, {**self.setup, "device": self.devices[worker]})
+        device = self.devices[worker]
+        self.say(worker, {**self.setup, "device": device}, self.places.of(device))
         self.workers[worker] = None
         self.selector.register(worker, selectors.EVENT_READ, worker)
         return worker
@@ -386,6 +390,10 @@ class Dispatcher:
             lease.free()
         if not self.width:
             self.stuck = told
+        if self.places.renew(device) and not self.stopping:  # its turn may never end
+            for other in [w for w, at in self.devices.items() if at == device]:
+                job = self.dismiss(other, "interrupted", grace=0.0)
+                self.retries.waiting += [job] if job is not None else []
 
     def stop_all(self, why: str) -> None:
         """Kill what is running: its trials have no record, and the next run takes them up."""
@@ -400,3 +408,4 @@ class Dispatcher:
             with contextlib.suppress(StorageError):  # it says why an attempt ended, no more
                 self.dismiss(worker, why, grace=GRACE_SECONDS if state is None else 0.0)
         self.selector.close()
+        self.places.close()

@@ -30,6 +30,7 @@ HUNG_SECONDS = 60.0  # without progress, in a phase that has shown how fast it i
 HUNG_GAPS = 20  # or this many times the median of the times without it before
 PHASE_SECONDS = 1_800.0  # in a phase that has not: a compilation, the first epoch on a GPU
 PREPARING = "preparing"  # the phase that never shows it: data, pretraining, compilation
+WAITING = "waiting for its turn"  # said again and again while a colleague trains (turns.py)
 AWAY_SECONDS = 10.0  # between two looks: then nobody was there to hear, see `is_hung`
 GAPS_KEPT = 101
 KILLS_SECONDS = 5.0  # that a worker's words may have waited for us, and more
@@ -88,7 +89,8 @@ class Busy:
         """
         self.kills.heard()
         now, phase = time.monotonic(), self.phase
-        known = phase not in (PREPARING, "training")  # what ends such a phase, measures it
+        # What ends such a phase, measures it.
+        known = phase not in (PREPARING, WAITING, "training")
         match message["event"]:
             case "progress":
                 ids, done = self.place
@@ -98,6 +100,7 @@ class Busy:
                 known = phase != PREPARING
             case "phase":
                 if message["phase"] == phase:
+                    self.heard = now if phase == WAITING else self.heard
                     return
                 self.phase = message["phase"]
             case "started":
@@ -112,6 +115,8 @@ class Busy:
     @property
     def limit(self) -> float:
         """Seconds without progress that the worker's phase explains."""
+        if self.phase == WAITING:
+            return HUNG_SECONDS
         gaps = self.gaps.get(self.phase)
         if not gaps:
             return PHASE_SECONDS

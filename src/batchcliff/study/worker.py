@@ -28,14 +28,16 @@ from batchcliff.record import Ledger
 from batchcliff.spec import Settings, TrialSpec
 from batchcliff.study.checkpoints import CheckpointFolder
 from batchcliff.study.engines.local import HEADER, stay_on_leash
-from batchcliff.study.jobs import PHASE_SECONDS, PREPARING, stack_width
+from batchcliff.study.jobs import PHASE_SECONDS, PREPARING, WAITING, stack_width
 from batchcliff.trace import mark
 
 if TYPE_CHECKING:
+    from batchcliff.study.turns import Turn
     from batchcliff.training.checkpoint import Checkpoints
     from batchcliff.training.ranks import Ranks
 
 PR_SET_PDEATHSIG = 1
+WAITING_SECONDS = 0.5  # between two words of one that waits for its turn
 LEFT = "Left"  # training.checkpoint's; importing that takes torch
 
 
@@ -100,6 +102,8 @@ class Station:
             torch.cuda.set_device(self.device)  # what names no device means this one
         choose_algorithms(deterministic=setup["deterministic"])
         self.ranks = self.join(descriptors) if setup["ranks"] > 1 else None
+        # Of a GPU that others of the run train on, too; with ranks nobody else does.
+        self.place = descriptors[0] if descriptors and self.ranks is None else None
         self.first = self.ranks is None or self.ranks.rank == 0  # whose word counts
         location = Path(setup["location"]) if setup["location"] else None
         self.material = load_material(setup["workload"], setup["data"], location)
@@ -238,6 +242,25 @@ class Station:
             )
         return self.prepared
 
+    def turn(self, ready: Any) -> Turn | None:
+        """What a trial that can keep the GPU busy waits for; None if it need not."""
+        from batchcliff.study.devices import is_served_by_mps
+        from batchcliff.study.turns import Turn
+        from batchcliff.training.checkpoint import Left
+        from batchcliff.training.epochs import Every
+
+        if self.place is None or not ready.captured or is_served_by_mps(self.device.index):
+            return None
+        again = Every(seconds=WAITING_SECONDS)
+
+        def waits() -> None:
+            if self.leaving:
+                raise Left
+            if again.due():
+                self.enter(WAITING)
+
+        return Turn(self.place, waits)
+
     def train(
         self,
         specs: list[TrialSpec],
@@ -251,10 +274,11 @@ class Station:
         from batchcliff.training.checkpoint import Left
         from batchcliff.training.trial import run_trials
 
-        ids, start = [spec.trial_id for spec in specs], time.monotonic()
+        ids, begun = [spec.trial_id for spec in specs], time.monotonic()
+        turn = self.turn(ready)
 
         def progress(done: int, updates: int) -> None:
-            seconds = time.monotonic() - start
+            seconds = time.monotonic() - begun - (turn.waited if turn else 0.0)
             self.channel.send("progress", ids=ids, done=done, updates=updates, seconds=seconds)
 
         self.channel.send("started", ids=ids, numerics=surroundings.of(ready))
@@ -274,6 +298,7 @@ class Station:
                 workers=self.setup["workers"],
                 pretrained=origin,
                 checkpoints=self.running,
+                turn=turn,
             )
         self.running = None
         mark("trained and evaluated")

@@ -7,6 +7,7 @@ CUDA graph; a replay costs the host one launch. Elsewhere the same function runs
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -78,9 +79,11 @@ def _captured(
     with torch.cuda.graph(graph, stream=side, capture_error_mode=mode):
         function()
     mark(f"{function.__qualname__}: captured")
+    return functools.partial(_replay, graph, device, function)
 
-    def replay() -> None:
-        with torch.cuda.device(device):
-            graph.replay()
 
-    return replay
+def _replay(graph: torch.cuda.CUDAGraph, device: torch.device, _: Callable[[], None]) -> None:
+    """The function is kept as long as the graph is, which reads its tensors and runs its
+    compiled code, and would crash without them."""
+    with torch.cuda.device(device):
+        graph.replay()

@@ -75,11 +75,18 @@ def epoch_tensors(
 class Follower:
     """Copies each epoch's losses to the host in stream order; `ready` waits for one copy.
 
-    Those of the first `updates`, which are `epochs`, are there already.
+    Those of the first `updates`, which are `epochs`, are there already. looks: told after each
+    wait how many seconds it has waited so far.
     """
 
-    def __init__(self, losses_US: Tensor, updates: int = 0, epochs: int = 0) -> None:
-        self.device_US = losses_US
+    def __init__(
+        self,
+        losses_US: Tensor,
+        updates: int = 0,
+        epochs: int = 0,
+        looks: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.device_US, self.looks, self.waited = losses_US, looks, 0.0
         cuda = losses_US.device.type == "cuda"
         self.host_US = torch.full(losses_US.shape, float("nan"), pin_memory=cuda)
         self.host_US[:updates] = losses_US[:updates].cpu()
@@ -97,7 +104,10 @@ class Follower:
         """Wait until `epoch`'s losses are on the host."""
         event = self.events[epoch]
         if event is not None:
+            asked = time.perf_counter()
             event.synchronize()
+            self.waited += time.perf_counter() - asked
+            self.looks(self.waited)
 
 
 class Every:
@@ -166,18 +176,20 @@ def train(
     checkpoints: Checkpoints | None = None,
     watch: Watch | None = None,
     on_phase: Callable[[str], None] | None = None,
+    on_wait: Callable[[float], None] = lambda _: None,
 ) -> Tensor:
     """Run all updates from `begin` on; float32 [U, S] losses, NaN for those not run.
 
     Ends early when every network of the stack has diverged, by a loss that is not finite or by
     the rule that the study declares (from there on nothing that is recorded can change), or
-    when `watch` says so, with an evaluation.
+    when `watch` says so, with an evaluation. on_wait: told from time to time for how many
+    seconds the host has waited for a GPU so far.
     """
     timeline = timeline_of(slots[0], len(resident.train_labels))
     pieces, ends, updates = timeline.pieces(), timeline.epochs(), timeline.updates
     due = {ends[epoch][1] for epoch in evaluated_epochs(slots[0], len(ends))}
     done = sum(piece.last <= begin for piece in pieces)
-    follower = Follower(prepared.loop.losses_US, begin, done)
+    follower = Follower(prepared.loop.losses_US, begin, done, on_wait)
 
     def tell(update: int) -> None:
         if on_progress is not None:

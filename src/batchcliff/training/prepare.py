@@ -86,6 +86,7 @@ class Prepared:
     seconds: float  # spent in compiling, warming up and capturing
     user_build: SeededBuild | None
     compiled: bool
+    captured: bool  # an update is one launch, so that the host can keep a GPU busy
     kernels: str  # which hand-written kernels run, or why none does
     most: int = 0  # examples that may pass through the network at once; 0: any batch
     later: dict[int, Step] = field(default_factory=dict)
@@ -210,6 +211,7 @@ def prepare(
     model.train()
     _check_cut(loop)
     advance, evaluate, plainly = _compiled_and_captured(loop, evaluation)
+    captured = compiles(device) and not plainly
     later = {size: sizes.later(loop, size, capture=not plainly) for size in sizes.others}
     if layout is torch.contiguous_format:
         plainly = "; ".join(filter(None, ["images not channels-last (it views them)", plainly]))
@@ -224,6 +226,7 @@ def prepare(
         seconds=time.perf_counter() - start,
         user_build=seeded,
         compiled=compiles(device),
+        captured=captured,
         kernels="; ".join(filter(None, [kernels, plainly])),
         most=most,
         later=later,

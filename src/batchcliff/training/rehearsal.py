@@ -16,6 +16,7 @@ from torch import Tensor
 from batchcliff.kernels import CHECKS, fused_batch_norm
 from batchcliff.kernels.convolution import until_the_end
 from batchcliff.models import MODELS, build
+from batchcliff.optimizers import rule
 from batchcliff.spec import Decay, Settings, TrialSpec
 from batchcliff.trace import mark
 from batchcliff.training.arithmetic import batch_norm_group
@@ -73,8 +74,11 @@ def rehearse(
         model.train()
         with precision(settings.precision, device):
             logits: Tensor = model(images)
+        parameters = list(model.parameters())
         with until_the_end(device):
-            torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+            gradients = torch.autograd.grad(logits.float().sum(), parameters)
+        if compiles(device):
+            _compile_optimizer(settings, parameters, gradients)
     if "evaluation" in parts:
         model.eval()
         with torch.no_grad(), precision(settings.precision, device):
@@ -82,6 +86,16 @@ def rehearse(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     mark(f"rehearsed: {', '.join(parts)}")
+
+
+def _compile_optimizer(
+    settings: Settings, parameters: list[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    """The same for all batch sizes, so workers find its code in the compiler's cache."""
+    compile_: Any = torch.compile
+    made = rule(settings.optimizer, parameters, 1)
+    rate_S = torch.zeros(1, device=parameters[0].device)
+    compile_(made.update, dynamic=False)(parameters, gradients, made.state, rate_S)
 
 
 def _trial(settings: Settings, batch: int) -> TrialSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -27,6 +28,7 @@ from batchcliff.training.records import Ran, write_record
 from batchcliff.training.stopping import Watch, examples_of
 
 if TYPE_CHECKING:
+    from batchcliff.study.turns import Turn
     from batchcliff.training.pretrained import Pretrained
 
 # U updates, S stack, E evaluations
@@ -45,13 +47,15 @@ def run_trials(
     workers: int = 1,
     pretrained: Pretrained | None = None,
     checkpoints: Checkpoints | None = None,
+    turn: Turn | None = None,
 ) -> list[TrialRecord]:
     """Train and evaluate trials that all have `prepared`'s shape; a record for each.
 
     With `pretrained` (a stack of one) they begin with its weights, and the record says what
     became of them. With `checkpoints` they go on from the newest, and leave others.
     `on_progress(updates done, updates of the run)` is called now and then, `on_phase` with
-    "training", "probing", "evaluating" or "reestimating" when that begins. Slots of the stack
+    "training", "probing", "evaluating" or "reestimating" when that begins. turn: what it has to
+    wait for before it trains; that wait counts nowhere. Slots of the stack
     beyond the last trial repeat it, so that a stack has the width it was made for.
     Where `prepared` is that of one rank of several, all of them run the same trials: rank 0's
     checkpoints and weights count, and its records. Raises torch.OutOfMemoryError; RankLost and
@@ -60,16 +64,18 @@ def run_trials(
     run = _Run(specs, resident, prepared)
     run.begin(pretrained, checkpoints, code)
     watch = Watch(specs[0], prepared, ledgers[0].num_classes)
-    losses_US = train(
-        prepared,
-        run.slots,
-        resident,
-        on_progress,
-        begin=run.begun.update,
-        checkpoints=checkpoints,
-        watch=watch,
-        on_phase=on_phase,
-    )[: watch.end]
+    with run.in_turn(turn) as on_wait:
+        losses_US = train(
+            prepared,
+            run.slots,
+            resident,
+            on_progress,
+            begin=run.begun.update,
+            checkpoints=checkpoints,
+            watch=watch,
+            on_phase=on_phase,
+            on_wait=on_wait,
+        )[: watch.end]
     if on_phase is not None:
         on_phase("reestimating")
     reestimate(prepared, run.slots, resident, watch.end)
@@ -120,6 +126,16 @@ class _Run:
             state = named_state(prepared).values()
             place = prepared.loop.ranks.begin(self.begun.update, self.begun.seconds, state)
             self.begun = dataclasses.replace(self.begun, **place)
+
+    @contextlib.contextmanager
+    def in_turn(self, turn: Turn | None) -> Iterator[Callable[[float], None]]:
+        """Train within the block when it is the run's turn; what tells the turn of the host."""
+        if turn is None:
+            yield lambda _: None
+            return
+        with turn:
+            self.clock += turn.waited
+            yield turn.look
 
     def provenance(self, *, code: str, data_source: str, workers: int) -> Provenance:
         """How, where and how fast it ran, now that it is over."""
