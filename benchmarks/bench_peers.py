@@ -328,17 +328,20 @@ def main() -> int:
         f"{name}: matrix product {rates[0] / 1e12:.3g} TFLOP/s, copy {rates[1] / 1e9:.3g} "
         f"GB/s; floor {limit:,.0f} examples/s"
     )
-    found: dict[str, dict[int, float]] = {}
-    for engine in (OURS, *PEERS):
-        python = chosen.keras if engine == KERAS else sys.executable
-        versions, found[engine] = run(engine, python, device, sizes, seconds)
-        print(f"{engine} ({versions})", flush=True)
     common = {
         "device": name, "torch": torch.__version__, "code": code_name(),
         "what": f"network of {'article' if device == 'cuda' else 'digits, one core, CPU time'}",
         "cores": len(os.sched_getaffinity(0)), "date": utc_now()[:10],
     }  # fmt: skip
-    rows = list(rows_of(found, limit, common))
+    found: dict[str, dict[int, float]] = {}
+    rows: list[dict[str, Any]] = []
+    for engine in (OURS, *PEERS):
+        python = chosen.keras if engine == KERAS else sys.executable
+        versions, found[engine] = run(engine, python, device, sizes, seconds)
+        print(f"{engine} ({versions})", flush=True)
+        rows = list(rows_of(found, limit, common))
+        if chosen.json:  # after each engine: what is there stays if a later one fails
+            chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         line = f"batch {row['batch_size']:>5}  {row['examples_per_second']:>9,} examples/s  "
         if peer := row.get("peer"):
@@ -349,8 +352,6 @@ def main() -> int:
             f"{line}{OURS}: {f'{ratio:.2f} of the fastest peer, ' if ratio else ''}"
             f"{row['ratio_to_floor']:.0%} of the floor"
         )
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
