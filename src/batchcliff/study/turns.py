@@ -22,7 +22,9 @@ from types import TracebackType
 
 POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0  # of training, after which a trial is known
-BUSY = 0.5  # share of its time that the host waits for a GPU that is busy
+# Share of its time that the host waits where the GPU is behind: it queues an epoch and waits
+# for the one before, so if it waits at all, the GPU has always had something to do.
+BUSY = 0.1
 
 
 class Places:
@@ -84,7 +86,7 @@ class Turn:
         return False
 
     def look(self, idle: float) -> None:
-        """Give it back if the GPU is not what the trial waits for.
+        """Give it back if it is the host that the trial waits for.
 
         idle: seconds that the host has waited for the GPU since the turn began.
         """
