@@ -10,7 +10,6 @@ edited by hand. Tables of probes and of searches are made in the files beside th
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from figure_sources import ROOT, caption, read
 from tables_of_probes import PROBE_KINDS
 from tables_of_searches import SEARCH_KINDS
+from tables_of_speed import SPEED_KINDS
 
 from batchcliff import published
 from batchcliff.record import Outcome, TrialRecord
@@ -240,37 +240,9 @@ def repeat_table(folders: Path) -> str:
     )
 
 
-def bench_table(file: Path) -> str:
-    """A benchmark's rows: examples per second by batch size."""
-    rows = json.loads((ROOT / file).read_text())
-    machine, what = rows[0], {row["what"] for row in rows}
-    common = ", ".join(
-        part for part in machine["what"].split(", ") if all(part in w for w in what)
-    )
-    table = [
-        [
-            ", ".join(
-                [
-                    row.get("peer", "batchcliff"),
-                    *(part for part in row["what"].split(", ") if part not in common),
-                ]
-            ),
-            f"{row['batch_size']:,}",
-            f"{row['examples_per_second']:,.0f}",
-        ]
-        for row in rows
-    ]
-    return (
-        f"Examples per second. {machine['device']}, torch {machine['torch']}, "
-        f"{machine['date']}, {common}.\n\n"
-        + markdown_table(["engine", "batch size", "examples/s"], table)
-    )
-
-
 KINDS: dict[str, Callable[[Path], str]] = {
     "article": article_table,
     "semantics": semantics_table,
-    "bench": bench_table,
     "repeat": repeat_table,
     "answer": answer_table,
     "seeds": seeds_table,
@@ -278,6 +250,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "trials": trials_table,
     **PROBE_KINDS,
     **SEARCH_KINDS,
+    **SPEED_KINDS,
 }
 
 

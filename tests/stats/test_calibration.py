@@ -24,8 +24,8 @@ KINDS = ("tolerance", "collapse")
 X = tuple(float(x) for x in range(5, 12))
 
 
-def known(seeds=3, width=0.0, stray=False, beyond=3.0):
-    return Evidence(seeds=seeds, width=width, stray=stray, beyond=beyond)
+def known(seeds=3, width=0.0, stray=False, beyond=3.0, mixed=0):
+    return Evidence(seeds=seeds, width=width, stray=stray, beyond=beyond, mixed=mixed)
 
 
 def test_a_scale_of_one_leaves_the_level_as_it_is():
@@ -75,7 +75,7 @@ def test_a_collapse_before_a_size_where_all_stand_is_stray_and_no_width():
     assert found == known(stray=True)
     assert evidence(Counts(X, (0, 0, 0, 0, 3, 3, 3), (3,) * 7)) == known()
     both = evidence(Counts(X, (0, 0, 1, 0, 2, 3, 3), (3,) * 7))
-    assert both == known(width=pytest.approx(1 / 3), stray=True)
+    assert both == known(width=pytest.approx(1 / 3), stray=True, mixed=1)
 
 
 def test_cells_of_one_trial_and_lost_trials_are_no_evidence_of_width():
@@ -114,19 +114,20 @@ def test_no_answer_strays_far_from_the_middle_or_the_nominal_level(seeds, width,
         low, high = tail_shares(0.95, interval_scale(kind, at))
         assert low < tolerance_place(at) < high and 0.01 < low < 0.07
         for slide in (False, True):
-            assert 0.6 < shift_scale(kind, seeds, 0.02, slide) < 1.2
+            for mixed in (0, 1, 2, 5):
+                assert 0.6 < shift_scale(kind, seeds, 0.02, mixed, slide) < 1.2
 
 
 def test_seeds_beyond_those_simulated_change_nothing_in_jumps():
     assert tolerance_place(known(1)) == tolerance_place(known(3))
     assert tolerance_place(known(MOST)) == tolerance_place(known(MOST + 1))
-    assert shift_scale("tolerance", 2, 0.02) == shift_scale("tolerance", 3, 0.02)
+    assert shift_scale("tolerance", 2, 0.02, 2) == shift_scale("tolerance", 3, 0.02, 2)
 
 
 def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_as_a_collapse_cliffs():
-    costs = [shift_scale("tolerance", 3, cost) for cost in (0.01, 0.02, 0.05, 0.5)]
+    costs = [shift_scale("tolerance", 3, cost, 2) for cost in (0.01, 0.02, 0.05, 0.5)]
     assert costs[0] == costs[1] < costs[2] < costs[3]
-    assert costs[3] == pytest.approx(shift_scale("collapse", 3, 0.5), abs=0.12)
+    assert costs[3] == pytest.approx(shift_scale("collapse", 3, 0.5, 2), abs=0.14)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -135,12 +136,37 @@ def test_a_fall_without_a_collapse_is_answered_by_narrower_intervals(seeds):
     assert interval_scale("tolerance", at, slides=True) < interval_scale("tolerance", at)
     assert interval_scale("collapse", at, slides=True) == interval_scale("collapse", at)
     for kind in KINDS:
-        assert shift_scale(kind, seeds, 0.02, slide=True) < shift_scale(kind, seeds, 0.02)
+        assert shift_scale(kind, seeds, 0.02, 2, slide=True) < shift_scale(kind, seeds, 0.02, 2)
 
 
 def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():
     """With the constants of three and more, 7.8% of unpaired equal arms were told apart."""
-    two, three, ten = (shift_scale("collapse", seeds, 0.02) for seeds in (2, 3, 10))
+    two, three, ten = (shift_scale("collapse", seeds, 0.02, 2) for seeds in (2, 3, 10))
     assert two > 1.17 > three > ten
+    for mixed in (0, 1):  # most studies with two seeds
+        assert shift_scale("collapse", 2, 0.02, mixed) == two
+    assert interval_scale("collapse", known(2)) > interval_scale("collapse", known(3))
     wide = [interval_scale("collapse", known(seeds, width=0.5)) for seeds in (2, 3, 10)]
     assert wide[0] > 1.17 > wide[1] > wide[2]
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5, 7, 10, 20])
+def test_the_shift_of_a_collapse_is_narrower_where_one_size_is_mixed(seeds):
+    """Of two arms together. None may be a step, of which the bracket is all that is known;
+    the tolerance cliff's shift knows no such thing."""
+    none, one, two, many = (shift_scale("collapse", seeds, 0.02, k) for k in (0, 1, 2, 7))
+    assert one < 0.93 < 1.03 < none == two == many
+    assert shift_scale("tolerance", seeds, 0.02, 1) == shift_scale("tolerance", seeds, 0.02, 2)
+
+
+def test_mixed_sizes_are_those_with_both_kinds_beyond_the_last_at_which_all_stand():
+    for fails, mixed in (
+        ((0, 0, 0, 0, 3, 3, 3), 0),
+        ((0, 0, 0, 1, 3, 3, 3), 1),
+        ((0, 0, 0, 1, 2, 3, 3), 2),
+        ((0, 0, 0, 1, 3, 2, 3), 2),
+        ((1, 0, 2, 0, 1, 3, 3), 1),
+        ((1, 1, 1, 1, 1, 3, 3), 5),
+    ):
+        assert evidence(Counts(X, fails, (3,) * 7)).mixed == mixed
+    assert evidence(Counts(X, (0, 0, 0, 1, 1, 3, 3), (3, 3, 3, 1, 2, 3, 3))).mixed == 1

@@ -12,6 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from batchcliff.errors import UsageError
 from batchcliff.spec import Settings
+from batchcliff.stats import compare
+from batchcliff.stats.calibration import shift_scale
 from batchcliff.stats.cliff import make_reference
 from batchcliff.stats.comparable import check_comparable
 from batchcliff.stats.compare import (
@@ -64,6 +66,29 @@ def test_law_interval_and_test_are_one_statement(kind, moved):
     arm, reference = curves(moved=moved, seeds=5)
     found = shift(arm, reference, kind)
     assert found.factor.covers(1.0) == (found.p_value > 0.05)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mixed"), [(0, 0, 0), (1, 0, 1), (0, 2, 1), (1, 2, 2)]
+)
+def test_the_interval_goes_by_the_mixed_sizes_of_both_arms(first, second, mixed, monkeypatch):
+    """`first` and `second` of three trials collapse where the arm's others stand."""
+
+    def cells(collapsed):
+        found = columns(BASE)
+        found[2] = [0.1] * collapsed + [0.97] * (3 - collapsed)
+        return found
+
+    seen = []
+
+    def scale(kind, seeds, cost, mixed, slide):
+        seen.append(mixed)
+        return shift_scale(kind, seeds, cost, mixed, slide)
+
+    monkeypatch.setattr(compare, "shift_scale", scale)
+    reference = make_reference(make_test_curve(cells(first)), 0.1)
+    shift(make_test_curve(cells(second), arm="warmup"), reference, "collapse")
+    assert seen == [mixed]
 
 
 def test_a_censored_cliff_makes_the_factor_a_bound():

@@ -110,8 +110,7 @@ def test_a_run_trains_with_them(
 
 def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
     settings = Settings(model=Model(name="conv-net", widths=((8,),)))
-    rehearsal = {"settings": to_plain(settings), "part": 0, "of": 1}
-    worker = ahead._started({"OMP_NUM_THREADS": "1"}, "cpu", rehearsal)
+    worker = ahead._started({"OMP_NUM_THREADS": "1"}, "cpu", settings, 0, 1)
     try:
         assert worker.receive() is None  # the end, after nothing
         assert worker.reap(PATIENCE) == 0
@@ -120,7 +119,7 @@ def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
         worker.close()
 
 
-@pytest.mark.parametrize(("cores", "builders"), [(16, 5), (4, 2), (2, 1), (1, 1)])
+@pytest.mark.parametrize(("cores", "builders"), [(16, 6), (4, 2), (2, 1), (1, 1)])
 def test_on_a_gpu_other_processes_build_kernels_each_a_part(
     study: StudySpec,
     tmp_path: Path,
@@ -135,8 +134,8 @@ def test_on_a_gpu_other_processes_build_kernels_each_a_part(
     monkeypatch.setattr(Worker, "send", lambda _, message: told.append(message))
     with two(study, tmp_path / "new"):
         assert len(started) == builders + 2 and len(ahead._waiting) == 2
-        assert [message["settings"] for message in told[builders:]] == [None, None]
+        assert [message["of"] for message in told[builders:]] == [0, 0]
         parts = [PARTS[message["part"] :: message["of"]] for message in told[:builders]]
         assert sorted(itertools.chain(*parts)) == sorted(PARTS) and all(parts)
-        assert all(message["settings"] is not None for message in told[:builders])
+        assert all(message["settings"] == to_plain(study.settings) for message in told)
     assert all(map(is_over, started))

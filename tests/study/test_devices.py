@@ -15,6 +15,9 @@ DRIVER = """
 int cuInit(unsigned flags) { return %(status)d; }
 int cuDeviceGetCount(int *count) { *count = 5; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetAttribute(int *answer, int attribute, int device) {
+    if (attribute != 133 || device != 3) return 1;
+    *answer = %(served)d; return %(unknown)d; }
 int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
     memset(uuid, 0xab, 16); uuid[15] = device; return 0; }
 int nvmlInit_v2(void) { return 0; }
@@ -28,11 +31,13 @@ int nvmlDeviceGetMemoryInfo(void *handle, unsigned long long *memory) {
 """
 
 
-def library(folder: Path, status: int = 0, refused: int = 0) -> str:
+def library(folder: Path, status: int = 0, **said: int) -> str:
     """Both parts of a driver of five GPUs, the fourth of them full: its start says `status`,
-    and its watcher knows a GPU by name, or refuses."""
+    its watcher knows a GPU by name, unless `refused`, and of the fourth it says whether it is
+    `served` by MPS, unless that is `unknown` to it."""
     source, made = folder / "driver.c", folder / "libcuda.so"
-    source.write_text(DRIVER % {"status": status, "refused": refused})
+    answers = {"status": status, "refused": 0, "served": 0, "unknown": 0, **said}
+    source.write_text(DRIVER % answers)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", made, source], check=True)
     return str(made)
 
@@ -44,10 +49,32 @@ def test_the_fullest_gpu_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "refused"), [(100, 0), (0, 6)])
 def test_a_driver_that_does_not_say(tmp_path: Path, status: int, refused: int) -> None:
-    driver = library(tmp_path, status, refused)
+    driver = library(tmp_path, status, refused=refused)
     assert devices.free_bytes(driver, driver) is None
     assert devices.free_bytes(driver, "libm.so.6") is None
     assert devices.free_bytes("libthere-is-none.so.1", driver) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "served"),
+    [
+        ({"served": 1}, True),
+        ({"served": 0}, False),
+        ({"served": 1, "unknown": 1}, False),  # by an older driver
+        ({"served": 1, "status": 100}, False),
+    ],
+)
+def test_whether_kernels_of_several_processes_run_side_by_side(
+    tmp_path: Path, said: dict[str, int], served: bool
+) -> None:
+    driver = library(tmp_path, **said)
+    assert devices.is_served_by_mps(3, driver) is served
+    assert devices.is_served_by_mps(2, driver) is False, "the control: it is asked of that GPU"
+
+
+@pytest.mark.parametrize("named", ["libthere-is-none.so.1", "libm.so.6"])
+def test_without_a_driver_no_gpu_is_served_by_mps(named: str) -> None:
+    assert devices.is_served_by_mps(0, named) is False
 
 
 GIGABYTES = 1 << 30

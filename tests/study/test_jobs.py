@@ -222,3 +222,25 @@ def test_a_kill_for_lack_of_memory_is_of_who_has_not_spoken_since(clock: Clock) 
     assert clock.busy.kills.grew()
     clock.says("progress", 5.0, ids=["a"], done=clock.busy.place[1])
     assert not clock.busy.kills.grew(), "a sign of life without progress is one"
+
+
+def test_a_worker_that_waits_for_its_turn_is_heard_as_long_as_it_says_so(clock: Clock) -> None:
+    """Hours, while a colleague trains; one that falls silent meanwhile hangs."""
+    for _ in range(20_000):
+        clock.says("phase", 0.5, phase=module.WAITING)
+        assert not clock.busy.is_hung()
+    assert clock.hangs_after() == pytest.approx(60, abs=1), "not half an hour: it is to speak"
+    clock.says("phase", phase=module.WAITING)
+    assert not clock.busy.is_hung()
+
+
+def test_what_it_waits_measures_nothing(clock: Clock) -> None:
+    """Neither the wait nor what came before it: training is as unknown as without a wait."""
+    clock.says("started", 100.0, ids=["a"])
+    for _ in range(100):
+        clock.says("phase", 0.5, phase=module.WAITING)
+    clock.says("phase", 0.5, phase="training")
+    assert clock.busy.gaps == {}
+    assert clock.hangs_after() == pytest.approx(1_800, abs=1)
+    clock.advances(count=9, every=1.0)
+    assert clock.hangs_after() == pytest.approx(60, abs=1)

@@ -139,6 +139,24 @@ def run(
     return Run(run_trials(specs, ledgers, resident, prepared), prepared)
 
 
+class PretendedTurn:
+    """A turn that took `waited` seconds to come, and what happened around it."""
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        self.said: list[str] = []
+
+    def __enter__(self) -> PretendedTurn:
+        self.said.append("begins")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.said.append("ends")
+
+    def look(self, idle: float) -> None:
+        raise AssertionError("nobody waits for a CPU")
+
+
 def facts(record: TrialRecord) -> TrialRecord:
     """The record without its provenance: what equal trials agree on."""
     return dataclasses.replace(record, provenance=None)

@@ -23,7 +23,7 @@ from resumed_trials import (
     gone_on,
     trained,
 )
-from small_trials import ready, small_data
+from small_trials import PretendedTurn, facts_of, ready, small_data
 from test_compiled import on_gpu
 from torch import Tensor
 
@@ -34,10 +34,11 @@ from batchcliff.record import Outcome
 from batchcliff.spec import Decay, Pretraining, TrialSpec
 from batchcliff.techniques import TECHNIQUES
 from batchcliff.training import checkpoint, loss_scaling
-from batchcliff.training.arithmetic import timeline_of
+from batchcliff.training.arithmetic import ledger, timeline_of
 from batchcliff.training.checkpoint import named_state
 from batchcliff.training.prepare import Prepared
 from batchcliff.training.pretrained import Pretrained
+from batchcliff.training.trial import run_trials
 from batchcliff.workloads import DIGITS
 
 DATA = small_data()
@@ -290,3 +291,21 @@ def test_what_a_record_says_of_it() -> None:
     assert provenance.resumed_from == update
     assert again.told == [(f"goes on from update {update} of 10", update)]
     assert math.isclose(provenance.examples_per_second, 160 / provenance.seconds)
+
+
+def test_what_was_waited_for_a_turn_is_in_no_checkpoint() -> None:
+    """A negative wait, of 5,000 seconds, is in each of them, and once in a run that goes on."""
+    case, shelf, turn = CASES["rule sgd"], Shelf(), PretendedTurn(-5_000.0)
+    with shelf.checkpoints() as checkpoints:
+        run_trials(
+            list(case.specs), [ledger(case.specs[0], facts_of(DATA))], DATA, ready(case.specs[0], DATA),
+            code="code", checkpoints=checkpoints, turn=turn,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert list(shelf.kept) == boundaries(case)
+    for data in shelf.kept.values():
+        seconds = float(checkpoint._header(data)[checkpoint.METADATA]["seconds"])
+        assert 5_000 < seconds < 6_000
+    ended = gone_on(case, DATA, shelf.kept[boundaries(case)[0]])
+    provenance = ended.records[0].provenance
+    assert provenance is not None and provenance.resumed_from
+    assert 5_000 < provenance.seconds < 6_000

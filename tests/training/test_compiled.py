@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -150,3 +155,63 @@ def test_compiled_and_captured_equals_plain(name: str) -> None:
         runs.append(snapshot(prepared))
     for key, value in runs[0].items():
         torch.testing.assert_close(runs[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+class Doubles:
+    """What a graph is made of, as a method: nobody else has the object."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.factor = value, torch.full_like(value, 2.0)
+
+    def run(self) -> None:
+        self.value.mul_(self.factor)
+
+
+@pytest.fixture
+def pretended_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda on a machine without a GPU."""
+
+    @contextlib.contextmanager
+    def within(*_: object, **__: object) -> Iterator[None]:
+        yield
+
+    for name in ("device", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, within)
+    for name in ("Stream", "current_stream", "synchronize", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+
+
+@pytest.mark.usefixtures("pretended_graphs")
+def test_what_a_graph_runs_is_kept_as_long_as_the_graph() -> None:
+    value = torch.ones(3)
+    doubles = Doubles(value)
+    alive = weakref.ref(doubles)
+    replay = captured(doubles.run, [value], torch.device("cuda"))
+    graph = torch.cuda.CUDAGraph.return_value  # type: ignore[attr-defined]
+    del doubles
+    gc.collect()
+    assert alive() is not None and not graph.replay.called
+    replay()
+    graph.replay.assert_called_once_with()
+    del replay
+    gc.collect()
+    assert alive() is None, "the control: nobody else has it"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_replay_finds_the_tensors_of_what_it_runs() -> None:
+    """Whatever is put where memory was free since."""
+    value = torch.full((1 << 20,), 3.0, device="cuda")
+    doubles = Doubles(value)
+    alive = weakref.ref(doubles)
+    replay = captured(doubles.run, [value], value.device)
+    del doubles
+    gc.collect()
+    assert alive() is not None
+    others = [torch.zeros_like(value) for _ in range(8)]
+    replay()
+    assert value.unique().tolist() == [6.0], "and warming up left no trace"
+    del replay, others
+    gc.collect()
+    assert alive() is None

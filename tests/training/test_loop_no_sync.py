@@ -168,3 +168,48 @@ def test_the_host_waits_for_the_epoch_before(monkeypatch: pytest.MonkeyPatch) ->
     losses = train(prepared, [spec], resident, None)
     assert said == ["queue 0", "queue 1", "wait 0", "queue 2", "wait 1", "wait 2"]
     assert torch.equal(losses, prepared.loop.losses_US)
+
+
+def test_what_the_host_waits_is_told_as_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every wait; epochs that were there already, as those of a CPU, are no wait."""
+    now = [100.0]
+
+    class Event:
+        def __init__(self, takes: float) -> None:
+            self.takes = takes
+
+        def synchronize(self) -> None:
+            now[0] += self.takes
+
+    monkeypatch.setattr(epochs.time, "perf_counter", lambda: now[0])
+    told: list[float] = []
+    follower = Follower(torch.zeros(6, 1), updates=2, epochs=1, looks=told.append)
+    follower.queue(2, 4)
+    assert follower.events == [None, None]
+    follower.events += [Event(2.0), Event(0.0), Event(0.5)]
+    for epoch in range(5):
+        now[0] += 10.0  # what the host does meanwhile counts nowhere
+        follower.ready(epoch)
+    assert told == [2.0, 2.0, 2.5]
+    assert follower.waited == 2.5
+
+
+def test_a_run_tells_whom_it_is_given() -> None:
+    """The turn of a run; on a CPU, where nothing is waited for, it hears nothing."""
+    spec, resident = small_spec(), small_data()
+    prepared = ready(spec, resident)
+    prepared.restart([spec], torch.full((12, 1), 0.01))
+    told: list[float] = []
+
+    class Events(Follower):
+        def ready(self, epoch: int) -> None:
+            self.looks(float(epoch))
+            super().ready(epoch)
+
+    train(prepared, [spec], resident, None, on_wait=told.append)
+    assert told == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs, "Follower", Events)
+        prepared.restart([spec], torch.full((12, 1), 0.01))
+        train(prepared, [spec], resident, None, on_wait=told.append)
+    assert told == [0.0, 1.0, 2.0]

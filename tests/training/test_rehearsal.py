@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from batchcliff.spec import BatchNorm, Model, Settings
+from batchcliff.kernels import CHECKS
+from batchcliff.optimizers import RULES
+from batchcliff.spec import BatchNorm, Model, Optimizer, Settings
 from batchcliff.training import rehearsal
-from batchcliff.training.rehearsal import rehearse
+from batchcliff.training.rehearsal import PARTS, rehearse, warm_up
 
 CPU = torch.device("cpu")
 SMALL = Settings(model=Model(name="conv-net", widths=((8,), (16,))))
@@ -60,3 +64,122 @@ def test_a_network_of_the_users_own_is_not_rehearsed(
     own = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, name="own"))
     rehearse(own, CPU)
     assert not passes
+
+
+# --- each part alone
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has this device be one whose kernels pass their checks, and that compiles; what it
+    checked and compiled, which then runs as it is."""
+    made: list[str] = []
+
+    def fused(*_: Any, check: Callable[[str, Callable[[], str]], str]) -> None:
+        for name in CHECKS:
+            assert check(name, lambda name=name: made.append(name) or "bad") in ("", "bad")
+
+    def compile_(function: Any, **options: Any) -> Any:
+        assert options == {"dynamic": False}
+        made.append(function.__qualname__)
+        return function
+
+    monkeypatch.setattr(rehearsal, "fused_batch_norm", fused)
+    monkeypatch.setattr(rehearsal, "compiles", lambda _: True)
+    monkeypatch.setattr(torch, "compile", compile_)
+    return made
+
+
+DONE = {"training": [True], "evaluation": [False]}  # the passes: in training?
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_does_what_its_name_says_and_nothing_else(
+    passes: list[tuple[bool, tuple[int, ...]]], compiling: list[str], part: str
+) -> None:
+    rehearse(SMALL, CPU, [part], batch=16)
+    assert [training for training, _ in passes] == DONE.get(part, [])
+    compiled = ["Rule.update"] if part == "optimizer" else []
+    assert compiling == ([part] if part in CHECKS else compiled)
+
+
+def test_all_parts_are_each_of_them_once(
+    passes: list[tuple[bool, tuple[int, ...]]], compiling: list[str]
+) -> None:
+    rehearse(SMALL, CPU, batch=16)
+    assert compiling == [*CHECKS, "Rule.update"]
+    assert [training for training, _ in passes] == [True, False]
+    assert set(PARTS) == {*CHECKS, "optimizer", *DONE}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_optimizer_is_rehearsed_with_gradients_that_lie_as_its_parameters(
+    compiling: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Every rule takes them as they are; gradients of zero and a rate of zero."""
+    given: list[list[Tensor]] = []
+    compile_: Any = torch.compile
+
+    def spied(update: Any, **options: Any) -> Any:
+        def run(*arguments: Any) -> None:
+            given.extend(arguments[:2])
+            compile_(update, **options)(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", spied)
+    settings = dataclasses.replace(SMALL, optimizer=Optimizer(name=name))
+    rehearse(settings, CPU, ["optimizer"], batch=16)
+    parameters, gradients = given
+    assert [p.stride() for p in parameters] == [g.stride() for g in gradients]
+    assert not any(gradient.any() for gradient in gradients)
+    assert all(parameter.isfinite().all() for parameter in parameters)
+
+
+def test_where_nothing_is_compiled_the_optimizer_is_not(
+    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[bool, tuple[int, ...]]]
+) -> None:
+    def compile_(*_: Any, **__: Any) -> None:
+        raise AssertionError("compiled on a CPU")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    rehearse(SMALL, CPU, ["optimizer"], batch=16)
+    assert not passes
+
+
+# --- who makes which
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
+    """(device, parts) of every rehearsal, none of which is made; "the compiler" as a part."""
+    made: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        rehearsal, "rehearse", lambda _, device, parts: made.append((str(device), tuple(parts)))
+    )
+    monkeypatch.setattr(
+        rehearsal, "begin_compiling", lambda at: made.append((str(at), ("the compiler",)))
+    )
+    return made
+
+
+@pytest.mark.parametrize("of", range(1, len(PARTS) + 1))
+def test_several_processes_make_every_part_once(
+    asked: list[tuple[str, tuple[str, ...]]], of: int
+) -> None:
+    for part in range(of):
+        warm_up("cuda", SMALL, part, of)
+    assert {device for device, _ in asked} == {"cuda"} and all(parts for _, parts in asked)
+    assert sorted(name for _, parts in asked for name in parts) == sorted(PARTS)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_who_trains_checks_kernels_itself_where_its_gpu_is_known(
+    asked: list[tuple[str, tuple[str, ...]]], monkeypatch: pytest.MonkeyPatch, gpus: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    warm_up("cuda", SMALL, 0, 0)
+    mine = [("cuda:0", ("the compiler",)), ("cuda:0", CHECKS)]
+    assert asked == (mine if gpus == 1 else [])
+    warm_up("cpu", SMALL, 0, 0)
+    assert len(asked) == (2 if gpus == 1 else 0)

@@ -10,6 +10,7 @@ import torch
 from small_trials import (
     ARTICLE_WARMUP,
     SMALL,
+    PretendedTurn,
     Run,
     facts,
     facts_of,
@@ -321,3 +322,49 @@ def test_an_accuracy_of_nan_logits_is_none() -> None:
     assert [a is None for a in record.curves.test_accuracy] == [True, False, False]
     assert record.accuracy is not None
     assert record.accuracy_reestimated is None
+
+
+def test_only_the_training_is_within_a_turn() -> None:
+    """And with it a trial computes what it does without."""
+    resident, spec = small_data(), small_spec()
+    turn, prepared = PretendedTurn(0.0), ready(spec, resident)
+    ledgers = [ledger(spec, facts_of(resident))]
+    ran = run_trials(
+        [spec],
+        ledgers,
+        resident,
+        prepared,
+        on_phase=turn.said.append,
+        turn=turn,  # type: ignore[arg-type]
+    )
+    assert turn.said[:2] == ["begins", "training"]
+    assert turn.said[-3:] == ["training", "ends", "reestimating"]
+    assert turn.said.count("begins") == turn.said.count("ends") == 1
+    assert facts(ran[0]) == facts(run([spec], resident).records[0])
+
+
+@pytest.mark.parametrize("waited", [-5_000.0, 0.0])
+def test_what_was_waited_for_a_turn_is_no_part_of_what_a_run_took(waited: float) -> None:
+    """Nor of the rate. A negative wait adds what no other clock would."""
+    resident, spec = small_data(), small_spec()
+    ledgers = [ledger(spec, facts_of(resident))]
+    turn: Any = PretendedTurn(waited)
+    (record,) = run_trials([spec], ledgers, resident, ready(spec, resident), turn=turn)
+    provenance = record.provenance
+    assert provenance is not None
+    assert 0 < provenance.seconds + waited < 1_000
+    assert provenance.examples_per_second * provenance.seconds == pytest.approx(120)
+
+
+def test_an_error_in_training_ends_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, spec = small_data(), small_spec()
+    turn: Any = PretendedTurn(0.0)
+    prepared = ready(spec, resident)
+
+    def advance() -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(prepared, "advance", advance)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_trials([spec], [ledger(spec, facts_of(resident))], resident, prepared, turn=turn)
+    assert turn.said == ["begins", "ends"]

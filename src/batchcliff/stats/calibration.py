@@ -3,7 +3,8 @@
 Posterior quantiles are right on average over their prior. Over simulated studies of one kind
 they are not: intervals cover too often where seeds are few, and the median of a tolerance
 cliff lies too low where collapses are sharp. What is known of a study decides by how much:
-the seeds, whether the collapse shows a width, whether trials collapse where others stand.
+the seeds, whether the collapse shows a width and at how many sizes, whether trials collapse
+where others stand.
 
 A level is recalibrated on the scale of normal quantiles (prepivoting: Beran 1987, Biometrika
 74:457, with a smooth function fitted once instead of a simulation for each study): the 95%
@@ -28,6 +29,7 @@ ROOM = 3.0  # octaves beyond the collapse that show its upper end; more say noth
 NO_COLLAPSE = 0.5  # octaves that count as missing of them where no size is beyond it
 HIGHEST = 0.9  # b: the estimate lies at the quantile 0.82 at most
 SMALL_COST = 0.025  # share of collapses that costs the tolerance of the studies fitted to
+TWO_SEEDS = {"cliff": 0.91, "shift": 1.18}  # c of a collapse: two seeds seldom show a width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +39,14 @@ class Evidence:
     width: octaves, an unbiased estimate of the logistic's width from the sizes beyond the
     last one at which all stand; 0 where none shows both. stray: whether a trial collapsed
     before that. beyond: octaves of the grid at which most trials collapse. seeds: most
-    trials at a size.
+    trials at a size. mixed: sizes beyond that last one with both kinds of trials.
     """
 
     seeds: int
     width: float
     stray: bool
     beyond: float
+    mixed: int
 
 
 @lru_cache(maxsize=4096)
@@ -65,6 +68,7 @@ def evidence(counts: Counts) -> Evidence:
         width=float(spread[first:].sum()),
         stray=bool(f[:first].any()),
         beyond=float(steps[2 * f > n].sum()),
+        mixed=int(np.count_nonzero((f > 0) & (f < n) & (np.arange(sizes) >= first))),
     )
 
 
@@ -93,17 +97,26 @@ def interval_scale(kind: str, known: Evidence, slides: bool = False) -> float:
         return 0.97 - 0.5 / n
     if kind == "tolerance":
         return 1.035 - 0.585 / n + 0.1 * known.stray
-    return 1.0 + 0.36 / known.seeds if known.width > 0 else 1.0 - 0.27 / n
+    if known.width > 0:
+        return 1.0 + 0.36 / known.seeds
+    return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
 
 
-def shift_scale(kind: str, seeds: int, cost: float, slide: bool = False) -> float:
+def shift_scale(kind: str, seeds: int, cost: float, mixed: int, slide: bool = False) -> float:
     """c of the shift of a cliff; `seeds` of the arm that has fewer. `cost`: the share of
     trials whose collapse costs the tolerance, delta / (plateau - chance); a tolerance cliff
-    with a large one is as well known as a collapse cliff, and so is its shift. `slide`: both
-    arms fall without a collapse (`cliff.slides`)."""
+    with a large one is as well known as a collapse cliff, and so is its shift. `mixed`: sizes
+    with both kinds of trials, of the two arms together (`Evidence.mixed`). `slide`: both arms
+    fall without a collapse (`cliff.slides`)."""
     n = max(seeds, FEWEST)
+    if kind == "collapse" and slide:
+        return 1.06 - 0.5 / n
+    if kind == "collapse" and seeds < FEWEST:
+        return TWO_SEEDS["shift"]
+    if kind == "collapse" and mixed == 1:
+        return 0.9 + 0.08 / n  # neither a step nor wide: the draws still allow both
     if kind == "collapse":
-        return 1.06 - 0.5 / n if slide else 1.07 + 0.45 / seeds**2
+        return min(1.12, 1.02 + 0.5 / n)
     if slide:
         return 1.03 - 1.2 / n
     return 1.02 - 0.87 / n * min(1.0, SMALL_COST / cost)

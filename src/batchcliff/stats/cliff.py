@@ -209,7 +209,7 @@ def tolerance_cliff(
     if min(curve.seeds, reference.curve.seeds) < 2:
         return _estimate(plain, plain, None, curve, reference.level, TOLERANCE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).tolerance
-    known = _evidence(curve, reference)
+    known = arm_evidence(curve, reference)
     scale = interval_scale("tolerance", known, slides(curve, reference))
     ends = tail_shares(reference.level, scale)
     point = quantile(draws, tolerance_place(known))
@@ -231,7 +231,9 @@ def collapse_cliff(
     if curve.seeds < 2:
         return _estimate(plain, plain, None, curve, reference.level, COLLAPSE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).collapse
-    ends = tail_shares(reference.level, interval_scale("collapse", _evidence(curve, reference)))
+    ends = tail_shares(
+        reference.level, interval_scale("collapse", arm_evidence(curve, reference))
+    )
     point = quantile(draws, 0.5)
     return _estimate(point, plain, _ends(draws, ends), curve, reference.level, COLLAPSE)
 
@@ -276,7 +278,8 @@ def slides(curve: Curve, reference: Reference) -> bool:
     )
 
 
-def _evidence(curve: Curve, reference: Reference) -> Evidence:
+def arm_evidence(curve: Curve, reference: Reference) -> Evidence:
+    """What the arm's counts of collapsed trials say of its collapse."""
     assert reference.floor is not None
     return evidence(failure_counts(curve, reference.floor))
 

@@ -19,6 +19,7 @@ from batchcliff.stats.calibration import shift_scale, tail_shares, two_sided
 from batchcliff.stats.cliff import (
     CliffDraws,
     Reference,
+    arm_evidence,
     collapse_point,
     draw_cliffs,
     open_sides,
@@ -107,7 +108,8 @@ def shift(
     assert reference.plateau is not None
     cost = reference.delta / (reference.plateau - reference.chance)
     slide = slides(arm, reference) and slides(base, reference)
-    scale = shift_scale(kind, seeds, cost, slide)
+    mixed = sum(arm_evidence(curve, reference).mixed for curve in (arm, base))
+    scale = shift_scale(kind, seeds, cost, mixed, slide)
     at = tail_shares(level, scale)
     ends = quantile(low_D, at[0]), quantile(high_D, at[1])
     point = _factor((quantile(arm_D, 0.5), quantile(base_D, 0.5)), drawn)

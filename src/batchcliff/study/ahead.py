@@ -16,10 +16,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from batchcliff.canonical import to_plain
-from batchcliff.spec import StudySpec
+from batchcliff.spec import Settings, StudySpec
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import STACK
 from batchcliff.study.placement import (
@@ -29,7 +28,7 @@ from batchcliff.study.placement import (
     resolve_device,
 )
 
-BUILDERS = 5
+BUILDERS = 6
 """Processes that build kernels, at most: a rehearsal has so many parts."""
 
 _waiting: list[tuple[dict[str, str], Worker]] = []  # oldest first
@@ -71,10 +70,9 @@ def started_ahead(
         if count and kind == "cuda":
             builders = min(BUILDERS, max(1, len(os.sched_getaffinity(0)) - width))
         for part in range(builders):
-            rehearsal = {"settings": to_plain(study.settings), "part": part, "of": builders}
-            building.append(_started(environment, kind, rehearsal))
+            building.append(_started(environment, kind, study.settings, part, builders))
         for _ in range(count):
-            _waiting.append((environment, _started(environment, kind)))
+            _waiting.append((environment, _started(environment, kind, study.settings)))
         yield
     finally:
         keep(0)
@@ -84,13 +82,13 @@ def started_ahead(
 
 
 def _started(
-    environment: dict[str, str], kind: str, rehearsal: Mapping[str, Any] | None = None
+    environment: dict[str, str], kind: str, settings: Settings, part: int = 0, of: int = 0
 ) -> Worker:
-    """A worker that warms up; with a rehearsal, its settings' network or a part of that, and
-    then ends."""
+    """A worker that warms up, or makes part `part` of `of` of a rehearsal and ends."""
     worker = Worker(environment)
+    told = {"warm": kind, "settings": to_plain(settings), "part": part, "of": of}
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        worker.send({"warm": kind, "settings": None} | dict(rehearsal or {}))
+        worker.send(told)
     return worker
 
 

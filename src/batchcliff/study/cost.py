@@ -27,8 +27,8 @@ class Measured:
 MEASURED: Mapping[tuple[str, str], Measured] = {
     ("article", "cuda"): Measured(
         device="NVIDIA H100 80GB HBM3",
-        rates={128: 89_770, 1024: 138_274, 8192: 151_631},
-        source="2026-11-22-h100-training.json",
+        rates={128: 152_758, 1024: 223_083, 8192: 239_519},
+        source="2026-11-23-h100-training.json",
     ),
 }
 

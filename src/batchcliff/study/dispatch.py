@@ -28,9 +28,9 @@ from batchcliff.study.retries import MAX_ATTEMPTS, Retries
 from batchcliff.study.store import Store
 from batchcliff.study.stuck import end_hung, not_reaped, told_of
 from batchcliff.study.telling import Telling
-from batchcliff.study.turns import Places
 from batchcliff.training.micro_batch import Inseparable
 from batchcliff.training.ranks_shares import Indivisible
+from batchcliff.training.turns import Places
 
 POLL_SECONDS = 0.5
 
@@ -98,8 +98,9 @@ class Dispatcher:
                     raise Incomplete(f"{self.stuck}. The same command goes on.")
                 self.hand_out()
                 for key, _ in self.selector.select(POLL_SECONDS):
-                    self.listen(key.data)
-                for worker in list(self.workers):  # giving one up may end others
+                    if key.data in self.workers:  # the end of one may be that of others
+                        self.listen(key.data)
+                for worker in list(self.workers):
                     state = self.workers.get(worker)
                     if state is not None and state.is_hung():
                         self.give_up(worker)
@@ -356,9 +357,12 @@ class Dispatcher:
     ) -> Job | None:
         """End a worker's process and free its trials that have no record; they as a job.
 
-        why: said of their attempts; None: nothing.
+        why: said of their attempts; None: nothing. Does nothing for one that is gone already,
+        with another that could not be killed.
         """
-        state = self.workers.pop(worker, None)
+        if worker not in self.workers:
+            return None
+        state = self.workers.pop(worker)
         self.shapes.pop(worker, None)
         device = self.devices.pop(worker, "")
         self.ready.discard(worker)

@@ -32,9 +32,9 @@ from batchcliff.study.jobs import PHASE_SECONDS, PREPARING, WAITING, stack_width
 from batchcliff.trace import mark
 
 if TYPE_CHECKING:
-    from batchcliff.study.turns import Turn
     from batchcliff.training.checkpoint import Checkpoints
     from batchcliff.training.ranks import Ranks
+    from batchcliff.training.turns import Turn
 
 PR_SET_PDEATHSIG = 1
 WAITING_SECONDS = 0.5  # between two words of one that waits for its turn
@@ -245,9 +245,9 @@ class Station:
     def turn(self, ready: Any) -> Turn | None:
         """What a trial that can keep the GPU busy waits for; None if it need not."""
         from batchcliff.study.devices import is_served_by_mps
-        from batchcliff.study.turns import Turn
         from batchcliff.training.checkpoint import Left
         from batchcliff.training.epochs import Every
+        from batchcliff.training.turns import Turn
 
         if self.place is None or not ready.captured or is_served_by_mps(self.device.index):
             return None
@@ -326,23 +326,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def warm_up(message: dict[str, Any]) -> None:
-    """What takes seconds and needs no data: importing torch, connecting to a GPU, and beginning
-    to compile, or with "settings" a part of a rehearsal of their network, for others. What
-    fails here fails again later, where it is told."""
+    """What takes seconds and needs no data, for this process, or for others if it is told so
+    (training/rehearsal.py). What fails here fails again later, where it is told."""
     with contextlib.suppress(Exception):
-        import torch
-
         import batchcliff.study.material
         import batchcliff.training.trial  # noqa: F401
-        from batchcliff.training.rehearsal import PARTS, begin_compiling, rehearse
+        from batchcliff.training import rehearsal
 
         mark("torch is imported")
-        device = torch.device(message["warm"])
-        if message["settings"] is not None:
-            settings = from_plain(Settings, message["settings"])
-            rehearse(settings, device, PARTS[message["part"] :: message["of"]])
-        elif device.type == "cpu" or torch.cuda.device_count() == 1:
-            begin_compiling(device)  # of several GPUs it is not known yet which is ours
+        settings = from_plain(Settings, message["settings"])
+        rehearsal.warm_up(message["warm"], settings, message.get("part", 0), message["of"])
 
 
 def _utf8(text: str) -> str:
@@ -363,7 +356,7 @@ def main(fd: int, parent: int, collar: int, kind: type[Station] = Station) -> in
         message = channel.receive()
         if message is not None and "warm" in message[0]:
             warm_up(message[0])
-            if message[0]["settings"] is not None:
+            if message[0]["of"]:
                 return 0
             message = channel.receive()
         if message is None:

@@ -149,6 +149,10 @@ class Checkpoints:
         self._start = time.perf_counter() - begun.seconds
         return begun
 
+    def waited(self, seconds: float) -> None:
+        """Since `begin` nothing was done for so long: that is no part of what the run takes."""
+        self._start += seconds
+
     @torch.no_grad()
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._state.items():

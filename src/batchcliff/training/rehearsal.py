@@ -1,8 +1,8 @@
 """Before there are data: what only the first time costs.
 
-Compilers are imported and their helpers started; hand-written kernels are built, whose form
-depends on the network's widths and not on the batch, into the cache on disk that all processes
-share (Triton's). Nothing of it changes what a trial computes.
+Compilers are imported and their helpers started; hand-written kernels are built and checked,
+whose form depends on the network's widths and not on the batch, into the cache on disk that all
+processes share (Triton's). Nothing of it changes what a trial computes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ from batchcliff.training.precision import precision
 
 SIZE, CHANNELS, CLASSES = 32, 3, 10  # of the images that most studies are about
 BATCH = 1024
-PARTS = (*CHECKS, "training", "evaluation")
+PARTS = (*CHECKS, "training", "evaluation", "optimizer")
+
+
+def warm_up(kind: str, settings: Settings, part: int, of: int) -> None:
+    """On a device of the kind: part `part` of `of` parts of a rehearsal; or, of none, what a
+    process needs itself before it trains."""
+    if of:
+        rehearse(settings, torch.device(kind), PARTS[part::of])
+    elif kind == "cuda" and torch.cuda.device_count() == 1:
+        device = torch.device(kind, 0)  # of several it is not known yet which is ours
+        begin_compiling(device)
+        rehearse(settings, device, CHECKS)
 
 
 def begin_compiling(device: torch.device) -> None:
@@ -50,7 +61,7 @@ def rehearse(
     batch: int = BATCH,
 ) -> None:
     """Parts of what a worker does before it trains: checks of the kernels, one training pass
-    and one evaluation of the settings' network on made-up images.
+    and one evaluation of the settings' network on made-up images, the optimizer's compilation.
 
     Does nothing for a network of the user's own. Raises what the network or device raises.
     """
@@ -74,11 +85,10 @@ def rehearse(
         model.train()
         with precision(settings.precision, device):
             logits: Tensor = model(images)
-        parameters = list(model.parameters())
         with until_the_end(device):
-            gradients = torch.autograd.grad(logits.float().sum(), parameters)
-        if compiles(device):
-            _compile_optimizer(settings, parameters, gradients)
+            torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+    if "optimizer" in parts and compiles(device):
+        _compile_optimizer(settings, list(model.parameters()))
     if "evaluation" in parts:
         model.eval()
         with torch.no_grad(), precision(settings.precision, device):
@@ -88,12 +98,15 @@ def rehearse(
     mark(f"rehearsed: {', '.join(parts)}")
 
 
-def _compile_optimizer(
-    settings: Settings, parameters: list[Tensor], gradients: Sequence[Tensor]
-) -> None:
-    """The same for all batch sizes, so workers find its code in the compiler's cache."""
+def _compile_optimizer(settings: Settings, parameters: list[Tensor]) -> None:
+    """The same for all batch sizes, so workers find its code in the compiler's cache.
+
+    As they lie in memory, gradients are like the parameters that they are of: other ones would
+    be other code.
+    """
     compile_: Any = torch.compile
     made = rule(settings.optimizer, parameters, 1)
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
     rate_S = torch.zeros(1, device=parameters[0].device)
     compile_(made.update, dynamic=False)(parameters, gradients, made.state, rate_S)
 

@@ -28,8 +28,8 @@ from batchcliff.training.records import Ran, write_record
 from batchcliff.training.stopping import Watch, examples_of
 
 if TYPE_CHECKING:
-    from batchcliff.study.turns import Turn
     from batchcliff.training.pretrained import Pretrained
+    from batchcliff.training.turns import Turn
 
 # U updates, S stack, E evaluations
 
@@ -64,7 +64,7 @@ def run_trials(
     run = _Run(specs, resident, prepared)
     run.begin(pretrained, checkpoints, code)
     watch = Watch(specs[0], prepared, ledgers[0].num_classes)
-    with run.in_turn(turn) as on_wait:
+    with run.in_turn(turn, checkpoints) as on_wait:
         losses_US = train(
             prepared,
             run.slots,
@@ -128,13 +128,17 @@ class _Run:
             self.begun = dataclasses.replace(self.begun, **place)
 
     @contextlib.contextmanager
-    def in_turn(self, turn: Turn | None) -> Iterator[Callable[[float], None]]:
+    def in_turn(
+        self, turn: Turn | None, checkpoints: Checkpoints | None
+    ) -> Iterator[Callable[[float], None]]:
         """Train within the block when it is the run's turn; what tells the turn of the host."""
         if turn is None:
             yield lambda _: None
             return
         with turn:
             self.clock += turn.waited
+            if checkpoints is not None:
+                checkpoints.waited(turn.waited)
             yield turn.look
 
     def provenance(self, *, code: str, data_source: str, workers: int) -> Provenance:
