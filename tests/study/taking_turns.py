@@ -14,15 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve()
-COMMAND = (sys.executable, str(HERE))
-sys.path.insert(0, str(HERE.parent))
+from patience import until
 
-from patience import until  # noqa: E402
+from batchcliff.study import devices, worker
+from batchcliff.training import turns
 
-from batchcliff.study import devices, worker  # noqa: E402
-from batchcliff.training import turns  # noqa: E402
-
+COMMAND = (sys.executable, str(Path(__file__).resolve()))
 me = str(os.getpid())
 
 

@@ -295,12 +295,12 @@ def test_what_a_record_says_of_it() -> None:
 
 def test_what_was_waited_for_a_turn_is_in_no_checkpoint() -> None:
     """A negative wait, of 5,000 seconds, is in each of them, and once in a run that goes on."""
-    case, shelf, turn = CASES["rule sgd"], Shelf(), PretendedTurn(-5_000.0)
+    case, shelf = CASES["rule sgd"], Shelf()
+    (spec,), turn = case.specs, PretendedTurn(-5_000.0)
+    ledgers, prepared = [ledger(spec, facts_of(DATA))], ready(spec, DATA)
     with shelf.checkpoints() as checkpoints:
-        run_trials(
-            list(case.specs), [ledger(case.specs[0], facts_of(DATA))], DATA, ready(case.specs[0], DATA),
-            code="code", checkpoints=checkpoints, turn=turn,  # type: ignore[arg-type]
-        )  # fmt: skip
+        options: dict[str, Any] = {"code": "code", "checkpoints": checkpoints, "turn": turn}
+        run_trials([spec], ledgers, DATA, prepared, **options)
     assert list(shelf.kept) == boundaries(case)
     for data in shelf.kept.values():
         seconds = float(checkpoint._header(data)[checkpoint.METADATA]["seconds"])
