@@ -45,8 +45,8 @@ def test_gate_resumed_equals_uninterrupted_at_every_update(number: int, name: st
 def test_control_the_wrong_row_of_an_epoch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that goes on in the middle of an epoch, and reads that epoch from its start."""
     whole, kept = saved_everywhere("rule sgd")
-    loaded = epochs._loaded
-    monkeypatch.setattr(epochs, "_loaded", lambda *args: loaded(*args[:-1], 0))
+    blocks = epochs._Blocks
+    monkeypatch.setattr(epochs, "_Blocks", lambda *args: blocks(*args[:-1], 0))
     for update in (1, 2):
         assert gone_on(CASES["rule sgd"], DATA, kept[update]).digest != whole.digest
 

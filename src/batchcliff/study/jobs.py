@@ -30,9 +30,7 @@ HUNG_SECONDS = 60.0  # without progress, in a phase that has shown how fast it i
 HUNG_GAPS = 20  # or this many times the median of the times without it before
 PHASE_SECONDS = 1_800.0  # in a phase that has not: a compilation, the first epoch on a GPU
 PREPARING = "preparing"  # the phase that never shows it: data, pretraining, compilation
-WAITING = (
-    "waiting for its turn"  # said again and again (training/turns.py)
-)
+WAITING = "waiting for its turn"  # said again and again (training/turns.py)
 AWAY_SECONDS = 10.0  # between two looks: then nobody was there to hear, see `is_hung`
 GAPS_KEPT = 101
 KILLS_SECONDS = 5.0  # that a worker's words may have waited for us, and more

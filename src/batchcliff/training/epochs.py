@@ -8,7 +8,7 @@ waits for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -198,13 +198,14 @@ def train(
     probing, enter = probing_of(prepared, slots, resident), on_phase or (lambda _: None)
     host = _Host(prepared, probing, checkpoints, tell, enter)
     host.enter("training")
-    for number, (first, last, batch_size) in enumerate(
-        _loaded(prepared, slots, resident, pieces[done:], begin), done
-    ):
+    blocks = _Blocks(prepared, slots, resident, pieces[done:], begin)
+    for number, (first, last, batch_size) in enumerate(pieces[done:], done):
+        blocks.load()
         host.advance(max(first, begin), last, batch_size)
         if evaluated := last in due:
             host.evaluate()
         follower.queue(first, last)
+        blocks.draw()  # while the device is busy with what is queued
         if watch is not None and watch.asks(last, evaluated=evaluated):
             if prepared.loop.ranks is not None:  # one word on whether to stop
                 prepared.loop.ranks.share(prepared.evaluation.tensors())
@@ -246,22 +247,37 @@ def probing_of(
     return Probing(loop, spec, index_nS, draws_nSk)
 
 
-def _loaded(
-    prepared: Prepared,
-    slots: list[TrialSpec],
-    resident: Resident,
-    pieces: list[Piece],
-    begin: int,
-) -> Iterator[Piece]:
-    """The pieces, each with its block on its way to the device; the next one is drawn while
-    the device is busy with this one. Update `begin` may be in the middle of the first."""
-    block = epoch_tensors(slots, resident, pieces[0].first, pieces[0].last)
-    for number, piece in enumerate(pieces):
-        loop = prepared.at(piece.batch_size).loop
+class _Blocks:
+    """The pieces' blocks, one after the other: drawn on the host, then sent to the device.
+
+    Update `begin` may be in the middle of the first.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        slots: list[TrialSpec],
+        resident: Resident,
+        pieces: list[Piece],
+        begin: int,
+    ) -> None:
+        self.prepared, self.slots, self.resident, self.begin = prepared, slots, resident, begin
+        self.left = iter(pieces)
+        self.drawn: tuple[Piece, tuple[Tensor, Tensor]] | None = None
+        self.draw()
+
+    def draw(self) -> None:
+        """Make the next piece's, if there is one."""
+        self.drawn = None
+        if (piece := next(self.left, None)) is not None:
+            block = epoch_tensors(self.slots, self.resident, piece.first, piece.last)
+            self.drawn = piece, block
+
+    def load(self) -> None:
+        """Send to the device what is drawn."""
+        assert self.drawn is not None
+        piece, block = self.drawn
+        loop = self.prepared.at(piece.batch_size).loop
         loop.load_block(*block)
-        if piece.first < begin:
-            loop.row.fill_(begin - piece.first)
-        yield piece
-        if number + 1 < len(pieces):
-            after = pieces[number + 1]
-            block = epoch_tensors(slots, resident, after.first, after.last)
+        if piece.first < self.begin:
+            loop.row.fill_(self.begin - piece.first)
