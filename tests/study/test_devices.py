@@ -99,6 +99,25 @@ def test_how_many_train_side_by_side(
     assert devices.workers_on(gpus, cores, free) == workers
 
 
+@pytest.mark.parametrize(
+    ("gpus", "cores", "workers", "free", "builders"),
+    [
+        (1, 16, 3, 80 * GIGABYTES, 6),
+        (1, 16, 3, None, 6),
+        (1, 8, 3, 80 * GIGABYTES, 5),  # a core each
+        (1, 2, 2, None, 1),
+        (1, 16, 3, 24 * GIGABYTES, 3),  # room, beside the workers'
+        (1, 16, 1, 6 * GIGABYTES, 1),
+        (8, 128, 24, 80 * GIGABYTES, 6),
+        (8, 24, 24, 80 * GIGABYTES, 1),
+    ],
+)
+def test_how_many_build_kernels(
+    gpus: int, cores: int, workers: int, free: int | None, builders: int
+) -> None:
+    assert devices.builders_on(gpus, cores, workers, free) == builders
+
+
 @pytest.mark.parametrize(("status", "found"), [(0, 5), (100, None)])
 def test_what_the_driver_says(tmp_path: Path, status: int, found: int | None) -> None:
     assert devices.driver_count(library(tmp_path, status)) == found

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from batchcliff.canonical import to_plain
 from batchcliff.spec import Settings, StudySpec
+from batchcliff.study.devices import builders_on, free_bytes
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import STACK
 from batchcliff.study.placement import (
@@ -27,9 +28,6 @@ from batchcliff.study.placement import (
     environment,
     resolve_device,
 )
-
-BUILDERS = 6
-"""Processes that build kernels, at most: a rehearsal has so many parts."""
 
 _waiting: list[tuple[dict[str, str], Worker]] = []  # oldest first
 
@@ -68,7 +66,8 @@ def started_ahead(
         count = min(width, _fewest_jobs(study, kind))
     try:
         if count and kind == "cuda":
-            builders = min(BUILDERS, max(1, len(os.sched_getaffinity(0)) - width))
+            gpus, cores = len(devices_of(resolve_device(device))), len(os.sched_getaffinity(0))
+            builders = builders_on(gpus, cores, width, free_bytes())
         for part in range(builders):
             building.append(_started(environment, kind, study.settings, part, builders))
         for _ in range(count):

@@ -31,6 +31,13 @@ article's. Larger ones than that find out by themselves: who has no room beside 
 tried again alone, in parts if need be."""
 
 
+MOST_BUILDERS = 6
+"""Processes that build kernels: a rehearsal has so many parts (training/rehearsal.py)."""
+
+BUILDER_BYTES = 2 << 30
+"""Free memory of a GPU for each of them; where there is less, it finds out, and ends."""
+
+
 def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
     """Processes that train on `gpus` GPUs side by side, one on each at least.
 
@@ -39,6 +46,16 @@ def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
     """
     room = MOST_ON_ONE if free_bytes is None else free_bytes // NEEDED_BYTES
     return gpus * max(1, min(MOST_ON_ONE, room, cores // gpus))
+
+
+def builders_on(gpus: int, cores: int, workers: int, free_bytes: int | None) -> int:
+    """Processes that build kernels on the first of `gpus` GPUs, over which `workers` are spread,
+    one at least: each needs a core of its own, and room, which the workers have first.
+    free_bytes: as of `workers_on`."""
+    room = MOST_BUILDERS
+    if free_bytes is not None:
+        room = (free_bytes - -(-workers // gpus) * NEEDED_BYTES) // BUILDER_BYTES
+    return max(1, min(MOST_BUILDERS, room, cores - workers))
 
 
 def gpus() -> int:
