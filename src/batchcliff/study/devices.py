@@ -49,9 +49,11 @@ def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
 
 
 def builders_on(gpus: int, cores: int, workers: int, free_bytes: int | None) -> int:
-    """Processes that build kernels on the first of `gpus` GPUs, over which `workers` are spread,
-    one at least: each needs a core of its own, and room, which the workers have first.
-    free_bytes: as of `workers_on`."""
+    """Processes that build kernels on the first of `gpus` GPUs that `workers` are spread over.
+
+    One at least: each needs a core of its own, and room, which the workers have first.
+    free_bytes: as of `workers_on`.
+    """
     room = MOST_BUILDERS
     if free_bytes is not None:
         room = (free_bytes - -(-workers // gpus) * NEEDED_BYTES) // BUILDER_BYTES
