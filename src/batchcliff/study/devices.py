@@ -21,9 +21,8 @@ CUDA_BUILD = re.compile(r"^cuda\b.*=\s*['\"]\d", re.MULTILINE)  # in torch/versi
 
 
 MOST_ON_ONE = 3
-"""Processes on a GPU: while one compiles, two train, which together are as fast as three
-(article, batch sizes 256 to 1,024: docs/log.md). Three at batch 128 trained 15% more examples
-a second than one."""
+"""Processes on a GPU: one trains (training/turns.py), one has compiled and waits for its turn,
+and one compiles. Under NVIDIA's MPS all of them train."""
 
 NEEDED_BYTES = 6 << 30
 """Free memory of a GPU for each process: libraries, data and network of a trial like the

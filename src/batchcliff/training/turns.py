@@ -1,7 +1,7 @@
 """Who trains on a GPU that several workers share: one after the other.
 
 Processes on one GPU run in slices of time, not side by side, and what one of them had in the
-cache is gone when its next slice comes: three trials of the article together take 4 to 11%
+cache is gone when its next slice comes: three trials of the article together take a tenth
 longer than one after the other (docs/log.md, 2026-11-23). So a trial that keeps the GPU busy by
 itself takes a turn, while others compile, draw or wait. One that leaves it idle, since the host
 cannot follow, gives its turn back. Where NVIDIA's MPS runs, which does let kernels of several
