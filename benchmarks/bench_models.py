@@ -7,10 +7,11 @@ batchcliff as `run --workload` would, and by a loop as one writes it by hand: to
 bf16 autocast, channels-last, torch.optim.SGD (fused), one captured graph an update, the data
 and every epoch's order on the device already. Same initial weights, same order, so the losses
 of the first updates are held against each other. On random images: speed does not depend on
-what they show. On a CPU neither is compiled, and the networks are tiny.
+what they show. On a CPU neither is compiled, the networks are tiny, and what counts are seconds
+that the process computed.
 
 Every network and engine is a process of its own: all compile at once, then they are timed
-one after the other, whole epochs, the first and the last left out, no evaluation in between.
+one after the other, the median epoch, the first and the last left out, no evaluation between.
 --limit: seconds after which what is still compiling is left out; the file has each network
 as soon as both of its engines are timed, so that a run that is cut loses no more than the rest.
 """
@@ -19,9 +20,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import selectors
+import statistics
 import subprocess
 import sys
 import time
@@ -33,6 +36,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench_training import random_data
+from floor import clock_of
 from networks import Gpt, ResNet, ViT
 from torch import Tensor, nn
 
@@ -104,21 +108,21 @@ TINY = {
         build=lambda shape, classes: ResNet(
             shape[2], classes, blocks=(1, 1), bottleneck=False, large=False, width=8
         ),
-        shape=(8, 8, 1), batch_size=16, num_train=96, epochs=24,
+        shape=(8, 8, 1), batch_size=16, num_train=960, epochs=16,
     ),
     "ResNet-50 at 64 px": Case(
         build=lambda shape, classes: ResNet(
             shape[2], classes, blocks=(1, 1), bottleneck=True, large=True, width=8
         ),
-        shape=(16, 16, 3), batch_size=16, num_train=96, epochs=24,
+        shape=(16, 16, 3), batch_size=16, num_train=960, epochs=16,
     ),
     "ViT-S/8 at 64 px": Case(
         build=lambda shape, classes: ViT(shape, classes, patch=4, width=16, depth=2, heads=2),
-        shape=(8, 8, 1), batch_size=16, num_train=96, epochs=24,
+        shape=(8, 8, 1), batch_size=16, num_train=960, epochs=16,
     ),
     "GPT on 256 bytes": Case(
         build=lambda shape, classes: Gpt(shape, classes, width=16, depth=2, heads=2),
-        shape=(8, 8, 1), batch_size=16, num_train=96, epochs=24,
+        shape=(8, 8, 1), batch_size=16, num_train=960, epochs=16,
     ),
 }  # fmt: skip
 
@@ -156,18 +160,21 @@ def ours(case: Case, data: Resident, wait: Callable[[], None]) -> Run:
     wait()
     ready.restart([spec], rates([spec], data))
     ends: list[tuple[float, int]] = []
-    losses_US = train(
-        ready, [spec], data, lambda done, _: ends.append((time.perf_counter(), done))
-    )
+    clock = clock_of(data.train_images.device.type)
+    losses_US = train(ready, [spec], data, lambda done, _: ends.append((clock(), done)))
     per_epoch = case.num_train // case.batch_size
     whole = {done: at for at, done in ends if done % per_epoch == 0}
     # Without a queue an epoch is told of after the next one has been trained, and the last but
     # one therefore after the evaluation of the whole run.
     late = 2 if data.train_images.device.type == "cuda" else 3
-    told = list(whole)
-    first, last = told[0], told[-late]
-    rate = (last - first) * case.batch_size / (whole[last] - whole[first])
-    return Run(rate, losses_US[:, 0].tolist(), ready.seconds)
+    timed = list(whole.values())[: 1 - late]
+    return Run(rate_of(case, timed), losses_US[:, 0].tolist(), ready.seconds)
+
+
+def rate_of(case: Case, ends: list[float]) -> float:
+    """Examples per second of the median epoch between these ends."""
+    seconds = statistics.median(b - a for a, b in itertools.pairwise(ends))
+    return case.num_train // case.batch_size * case.batch_size / seconds
 
 
 class Plain:
@@ -243,16 +250,15 @@ def plain(case: Case, data: Resident, wait: Callable[[], None]) -> Run:
         advance = captured(loop.update, loop.tensors(), loop.device)
     prepared = time.perf_counter() - begin
     wait()
-    ends = []
+    ends, clock = [], clock_of(loop.device.type)
     for order_UB in orders:
         loop.order_UB.copy_(order_UB)
         for _ in range(per_epoch):
             advance()
         if loop.device.type == "cuda":
             torch.cuda.synchronize()  # once an epoch: a thousandth of its time
-        ends.append(time.perf_counter())
-    rate = (case.epochs - 2) * per_epoch * case.batch_size / (ends[-2] - ends[0])
-    return Run(rate, loop.losses_U.tolist(), prepared, uncompiled)
+        ends.append(clock())
+    return Run(rate_of(case, ends[:-1]), loop.losses_U.tolist(), prepared, uncompiled)
 
 
 def number_format(data: Resident) -> str:

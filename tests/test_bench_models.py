@@ -58,9 +58,7 @@ def test_what_is_timed_has_no_evaluation_in_it(
 ) -> None:
     """By a clock that goes on by one when it is read, and by a million at each evaluation."""
     ticks, late = itertools.count(), [0.0]
-    monkeypatch.setattr(
-        bench, "time", SimpleNamespace(perf_counter=lambda: next(ticks) + late[0])
-    )
+    monkeypatch.setattr(bench, "clock_of", lambda _: lambda: next(ticks) + late[0])
     real = bench.prepare
 
     def slow_to_evaluate(*arguments: Any, **options: Any) -> Any:
@@ -77,6 +75,12 @@ def test_what_is_timed_has_no_evaluation_in_it(
     monkeypatch.setattr(bench, "prepare", slow_to_evaluate)
     ours, _ = losses(bench, NETWORKS[3])
     assert late[0] == 1e6 and 1 < ours.rate < 1e4
+
+
+def test_the_median_epoch_counts(bench: Any) -> None:
+    """An epoch of the five that the machine was away for does not."""
+    case = dataclasses.replace(bench.TINY[NETWORKS[0]], batch_size=16, num_train=100)
+    assert bench.rate_of(case, [0.0, 2.0, 4.0, 99.0, 101.0, 103.5]) == 96 / 2
 
 
 def test_a_loss_that_is_no_number_never_agrees(bench: Any) -> None:
