@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -148,16 +146,11 @@ def test_a_rehearsal_makes_some_of_the_checks(
 ) -> None:
     """Those alone; a check that is left to others is taken as passed."""
     asked: list[str] = []
-    for name in ("failing", "failing_convolutions", "failing_sweep"):
-        monkeypatch.setattr(kernels, name, lambda *_, name=name: asked.append(name) or "")
-    called: list[str] = []
-
-    def check(name: str, checked: Callable[[], str]) -> str:
-        called.append(name)
-        return checked() if name in made else ""
-
+    functions = ("failing", "failing_convolutions", "failing_sweep")
+    for name, check in zip(functions, kernels.CHECKS, strict=True):
+        monkeypatch.setattr(kernels, name, lambda *_, check=check: asked.append(check) or "")
     net = network()
-    assert fused_batch_norm(net, GPU, "bf16", 8, check=check)[0]
-    assert called == list(kernels.CHECKS) and len(asked) == len(made)
+    assert fused_batch_norm(net, GPU, "bf16", 8, checks=made)[0]
+    assert asked == list(made)
     (layer,) = net.relu_norms()
     assert (layer.fused, layer.convolves, layer.sweeps) == (True, True, True)

@@ -128,7 +128,7 @@ def test_on_a_gpu_other_processes_build_kernels_each_a_part(
     cores: int,
     builders: int,
 ) -> None:
-    monkeypatch.setattr(ahead, "_usual", lambda *_: ("cuda", {"A": "B"}, 2))
+    monkeypatch.setattr(ahead, "_usual", lambda *_: ("cuda", 1, {"A": "B"}, 2))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(Worker, "send", lambda _, message: told.append(message))

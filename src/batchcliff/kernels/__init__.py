@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,23 +46,22 @@ def fused_batch_norm(
     precision: str,
     batch_size: int,
     *,
-    check: Callable[[str, Callable[[], str]], str] = lambda _, checked: checked(),
+    checks: Sequence[str] = CHECKS,
 ) -> tuple[bool, str]:
     """Let `model` use the fused batch norm, ReLU and pooling if they serve it.
 
     batch_size: examples that pass through the network at once in training. Returns whether
     the kernels now serve, and why, in words for the record. It sets `fused`, `convolves` and
     `sweeps` on every layer that the model's `relu_norms()` names, so the answer holds whatever
-    was set before. check(name, checked): what the check of that name, one of CHECKS, says of
-    the kernels, "" if they can be trusted; a rehearsal does not make all of them.
+    was set before. checks: those of CHECKS that are made, the others are taken as passed; only
+    a rehearsal makes fewer than all.
     Raises UsageError if the environment asks for what there is not.
     """
     named = getattr(model, "relu_norms", None)
     layers: Sequence[Any] = () if named is None else named()
     obstacle = _obstacle(layers, device, precision, batch_size)
-    if not obstacle:
-        narrowest = min(layers, key=lambda layer: layer.weight.numel())
-        obstacle = check("batch norm", lambda: failing(narrowest, device))
+    if not obstacle and "batch norm" in checks:
+        obstacle = failing(min(layers, key=lambda layer: layer.weight.numel()), device)
     for layer in layers:
         layer.fused, layer.convolves, layer.sweeps = not obstacle, False, False
     if obstacle:
@@ -73,10 +72,14 @@ def fused_batch_norm(
     hopper = torch.cuda.get_device_capability(device) == HOPPER
     if wanted() == "auto" and not hopper:
         obstacle = f"not compared over seeds on this kind of GPU, {VARIABLE}=all runs kernels"
-    obstacle = obstacle or check("convolutions", lambda: failing_convolutions(kind, device))
+    elif "convolutions" in checks:
+        obstacle = failing_convolutions(kind, device)
     if obstacle:
         return True, f"{said}; plain convolutions: {obstacle}"
-    obstacle = "no Hopper GPU" if not hopper else check("sweep", lambda: failing_sweep(device))
+    if not hopper:
+        obstacle = "no Hopper GPU"
+    elif "sweep" in checks:
+        obstacle = failing_sweep(device)
     for layer in layers:
         layer.convolves, layer.sweeps = True, not obstacle
     swept = f"cuDNN for 64 channels: {obstacle}" if obstacle else "64 channels swept"

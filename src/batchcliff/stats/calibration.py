@@ -109,17 +109,15 @@ def shift_scale(kind: str, seeds: int, cost: float, mixed: int, slide: bool = Fa
     with both kinds of trials, of the two arms together (`Evidence.mixed`). `slide`: both arms
     fall without a collapse (`cliff.slides`)."""
     n = max(seeds, FEWEST)
-    if kind == "collapse" and slide:
-        return 1.06 - 0.5 / n
-    if kind == "collapse" and seeds < FEWEST:
-        return TWO_SEEDS["shift"]
-    if kind == "collapse" and mixed == 1:
-        return 0.9 + 0.08 / n  # neither a step nor wide: the draws still allow both
-    if kind == "collapse":
-        return min(1.12, 1.02 + 0.5 / n)
     if slide:
-        return 1.03 - 1.2 / n
-    return 1.02 - 0.87 / n * min(1.0, SMALL_COST / cost)
+        return 1.06 - 0.5 / n if kind == "collapse" else 1.03 - 1.2 / n
+    if kind == "tolerance":
+        return 1.02 - 0.87 / n * min(1.0, SMALL_COST / cost)
+    if seeds < FEWEST:
+        return TWO_SEEDS["shift"]
+    if mixed == 1:
+        return 0.9 + 0.08 / n  # neither a step nor wide: the draws still allow both
+    return min(1.12, 1.02 + 0.5 / n)
 
 
 def tail_shares(level: float, scale: float) -> tuple[float, float]:

@@ -62,12 +62,11 @@ def started_ahead(
     count, builders = 0, 0
     building: list[Worker] = []
     if plain and not folder.exists():
-        kind, environment, width = _usual(device, workers)
+        kind, gpus, environment, width = _usual(device, workers)
         count = min(width, _fewest_jobs(study, kind))
     try:
         if count and kind == "cuda":
-            gpus, cores = len(devices_of(resolve_device(device))), len(os.sched_getaffinity(0))
-            builders = builders_on(gpus, cores, width, free_bytes())
+            builders = builders_on(gpus, len(os.sched_getaffinity(0)), width, free_bytes())
         for part in range(builders):
             building.append(_started(environment, kind, study.settings, part, builders))
         for _ in range(count):
@@ -91,11 +90,13 @@ def _started(
     return worker
 
 
-def _usual(device: str, workers: int | None) -> tuple[str, dict[str, str], int]:
-    """The kind of device, the environment of workers and how many `run_study` will want."""
+def _usual(device: str, workers: int | None) -> tuple[str, int, dict[str, str], int]:
+    """The kind of device and how many there are, the environment of workers and how many of
+    them `run_study` will want."""
     found = resolve_device(device)
-    width = workers or default_workers(found, len(devices_of(found)))
-    return found.partition(":")[0], environment(found, width), width
+    count = len(devices_of(found))
+    width = workers or default_workers(found, count)
+    return found.partition(":")[0], count, environment(found, width), width
 
 
 def _fewest_jobs(study: StudySpec, kind: str) -> int:

@@ -100,7 +100,8 @@ class Busy:
                 known = phase != PREPARING
             case "phase":
                 if message["phase"] == phase:
-                    self.heard = now if phase == WAITING else self.heard
+                    if phase == WAITING:
+                        self.heard = now
                     return
                 self.phase = message["phase"]
             case "started":

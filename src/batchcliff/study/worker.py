@@ -335,7 +335,7 @@ def warm_up(message: dict[str, Any]) -> None:
 
         mark("torch is imported")
         settings = from_plain(Settings, message["settings"])
-        rehearsal.warm_up(message["warm"], settings, message.get("part", 0), message["of"])
+        rehearsal.warm_up(message["warm"], settings, message["part"], message["of"])
 
 
 def _utf8(text: str) -> str:

@@ -7,7 +7,7 @@ processes share (Triton's). Nothing of it changes what a trial computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,13 +74,10 @@ def rehearse(
             settings.model, settings.batch_norm, image, CLASSES, batch_norm_group=group
         )
     model = model.to(device, memory_format=torch.channels_last)
-
-    def check(name: str, checked: Callable[[], str]) -> str:
-        return checked() if name in parts else ""  # who leaves it to another may train on
-
-    fused_batch_norm(model, device, settings.precision, batch, check=check)
-    images = torch.zeros(batch, CHANNELS, SIZE, SIZE, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    fused_batch_norm(model, device, settings.precision, batch, checks=parts)
+    if "training" in parts or "evaluation" in parts:
+        images = torch.zeros(batch, CHANNELS, SIZE, SIZE, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
     if "training" in parts:
         model.train()
         with precision(settings.precision, device):

@@ -18,7 +18,6 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0  # of training, after which a trial is known
@@ -42,11 +41,11 @@ class Places:
 
     def renew(self, device: str) -> bool:
         """Another file, since somebody may hold the former for good; whether there is one."""
-        for file in self.of(device):
-            os.close(file)
-            self._files[device] = _file()
-            return True
-        return False
+        if device not in self._files:
+            return False
+        os.close(self._files[device])
+        self._files[device] = _file()
+        return True
 
     def close(self) -> None:
         """Let go of the files, which others may still hold."""
@@ -100,10 +99,5 @@ class Turn:
             self.holds = False
             fcntl.lockf(self.place, fcntl.LOCK_UN)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.give_back()
