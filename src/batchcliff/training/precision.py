@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,15 +33,31 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
     """
     if name not in PRECISIONS:
         raise UsageError(f"precision: unknown {name!r}.{did_you_mean(name, PRECISIONS)}")
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    half = _HALVES.get(name)
+    with (
+        _tf32(torch.backends.cuda.matmul, name == "tf32"),
+        _tf32(torch.backends.cudnn, name == "tf32"),
+        torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _tf32(backend: Any, wanted: bool) -> Iterator[None]:
+    """Within the block the backend may multiply in 19 bits, or not.
+
+    Set only where it differs: torch's cache of compiled code tells "not set" from "set to
+    what it is anyway", and would find none of what was compiled before.
+    """
+    before = backend.allow_tf32
+    if before == wanted:
+        yield
+        return
+    backend.allow_tf32 = wanted
     try:
-        half = _HALVES.get(name)
-        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = cudnn
+        backend.allow_tf32 = before
 
 
 def device_name(device: torch.device) -> str:
