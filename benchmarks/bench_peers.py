@@ -26,6 +26,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,33 +254,52 @@ def one(engine: str, device: str, sizes: list[int], seconds: float) -> None:
 
 
 def run(
-    engine: str, python: str, device: str, sizes: list[int], seconds: float
-) -> tuple[str, dict[int, float]]:
-    """(versions, and why there is less than asked for; examples per second by batch size).
+    engine: str,
+    python: str,
+    device: str,
+    sizes: list[int],
+    seconds: float,
+    measured: Callable[[int, float], None],
+) -> str:
+    """Versions, and why there is less than asked for; `measured` is told examples per second
+    of a batch size as soon as they are known.
 
     A process for all sizes, and where it fails, another for those that are left. RuntimeError
     where ours fails.
     """
     told: list[str] = []
-    found: dict[int, float] = {}
     left = list(sizes)
     while left:
         command = [python, __file__, "--one", engine, device, ",".join(map(str, left))]
         command += ["--seconds", str(seconds)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        said = [json.loads(line) for line in done.stdout.splitlines()]
-        rates = dict(zip(left, said[1:], strict=False))
-        found |= rates
-        left = left[len(rates) :]
-        told += [word for word in said[:1] if word not in told]
+        version = ""
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as child,
+        ):
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    if version:
+                        measured(left.pop(0), json.loads(line))
+                    else:
+                        version = json.loads(line)
+                status = child.wait()
+            finally:
+                child.kill()  # where we are asked to end, too
+            errors.seek(0)
+            said = errors.read()
+        told += [version] if version and version not in told else []
         if left:
-            why = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+            why = said.strip().splitlines() or [f"ended with {status}"]
             if engine == OURS:
-                raise RuntimeError(f"{engine}: {done.stderr[-2000:]}")
-            if not said:  # it is not there
-                return "; ".join([*told, f"left out: {why[-1]}"]), found
+                raise RuntimeError(f"{engine}: {said[-2000:]}")
+            if not version:  # it is not there
+                return "; ".join([*told, f"left out: {why[-1]}"])
             told.append(f"{left.pop(0)} left out: {why[-1]}")
-    return "; ".join(told), found
+    return "; ".join(told)
 
 
 def rows_of(
@@ -334,15 +354,19 @@ def main() -> int:
         "cores": len(os.sched_getaffinity(0)), "date": utc_now()[:10],
     }  # fmt: skip
     found: dict[str, dict[int, float]] = {}
-    rows: list[dict[str, Any]] = []
     for engine in (OURS, *PEERS):
         python = chosen.keras if engine == KERAS else sys.executable
-        versions, found[engine] = run(engine, python, device, sizes, seconds)
+        rates_of_it = found.setdefault(engine, {})
+
+        def keep(size: int, rate: float, rates: dict[int, float] = rates_of_it) -> None:
+            rates[size] = rate
+            if chosen.json:  # each at once: what is there stays if a later one fails or hangs
+                rows = list(rows_of(found, limit, common))
+                chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+        versions = run(engine, python, device, sizes, seconds, keep)
         print(f"{engine} ({versions})", flush=True)
-        rows = list(rows_of(found, limit, common))
-        if chosen.json:  # after each engine: what is there stays if a later one fails
-            chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
-    for row in rows:
+    for row in rows_of(found, limit, common):
         line = f"batch {row['batch_size']:>5}  {row['examples_per_second']:>9,} examples/s  "
         if peer := row.get("peer"):
             print(f"{line}{peer}")

@@ -90,7 +90,30 @@ def models_table(file: Path) -> str:
     )
 
 
+def beside_table(file: Path) -> str:
+    """bench_side_by_side.py's rows: what each trial keeps of its speed beside others."""
+    rows = json.loads((ROOT / file).read_text())
+    table = [
+        [
+            ", ".join(f"{size:,}" for size in row["batch_sizes"]),
+            ", ".join(f"{size:,}" for size in row["of_lower_priority"]) or "none",
+            ", ".join(f"{share:.2f}" for share in row["of_alone"]),
+            f"{row['together']:.2f}",
+        ]
+        for row in rows
+        if len(row["batch_sizes"]) > 1
+    ]
+    one = rows[0]
+    return (
+        f"Speed of trials at the same time, as a share of each one's alone. {one['device']}, "
+        f"{'MPS' if one['mps'] else 'slices of time'}, torch {one['torch']}, {one['date']}, "
+        f"{one['code']}.\n\n"
+        + markdown_table(["batch sizes", "of lower priority", "of alone", "together"], table)
+    )
+
+
 SPEED_KINDS: dict[str, Callable[[Path], str]] = {
+    "beside": beside_table,
     "bench": bench_table,
     "peers": peers_table,
     "models": models_table,

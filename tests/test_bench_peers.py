@@ -77,7 +77,8 @@ def test_a_peer_that_is_not_there_is_said(bench: Any, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named keras' >&2\nexit 1\n")
     python.chmod(0o755)
-    said, rates = bench.run(bench.KERAS, str(python), "cpu", [512], 0.1)
+    rates: dict[int, float] = {}
+    said = bench.run(bench.KERAS, str(python), "cpu", [512], 0.1, rates.__setitem__)
     assert (said, rates) == ("left out: No module named keras", {})
     python.write_text(
         "#!/bin/sh\necho '\"3.0, jax\"'\n"
@@ -85,8 +86,25 @@ def test_a_peer_that_is_not_there_is_said(bench: Any, tmp_path: Path) -> None:
         "  if [ $size = 64 ]; then echo 'out of memory' >&2; exit 1; fi\n"
         "  echo $size.5\ndone\n"
     )
-    said, rates = bench.run(bench.KERAS, str(python), "cpu", [32, 64, 128, 512], 0.1)
+    sizes = [32, 64, 128, 512]
+    said = bench.run(bench.KERAS, str(python), "cpu", sizes, 0.1, rates.__setitem__)
     assert said == "3.0, jax; 64 left out: out of memory"
     assert rates == {32: 32.5, 128: 128.5, 512: 512.5}
     with pytest.raises(RuntimeError, match="batchcliff: out of memory"):
-        bench.run(bench.OURS, str(python), "cpu", [32, 64], 0.1)
+        bench.run(bench.OURS, str(python), "cpu", [32, 64], 0.1, rates.__setitem__)
+
+
+def test_what_is_measured_is_told_before_the_next_has_ended(bench: Any, tmp_path: Path) -> None:
+    """A process that hangs at its second size: the first has been told by then."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '\"3.0\"'\necho 32.5\nexec sleep 1000\n")
+    python.chmod(0o755)
+
+    class Told(Exception):
+        pass
+
+    def measured(size: int, rate: float) -> None:
+        raise Told(size, rate)
+
+    with pytest.raises(Told, match=r"32, 32\.5"):
+        bench.run(bench.KERAS, str(python), "cpu", [32, 64], 0.1, measured)

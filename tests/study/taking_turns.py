@@ -16,7 +16,7 @@ from typing import Any
 
 from patience import until
 
-from batchcliff.study import worker
+from batchcliff.study import devices, worker
 from batchcliff.training import turns
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
@@ -98,4 +98,5 @@ class Pretending(worker.Station):
 
 if __name__ == "__main__":
     turns.Turn = Turn  # type: ignore[misc]
+    devices.is_served_by_mps = lambda _: False
     sys.exit(worker.main(*map(int, sys.argv[1:4]), kind=Pretending))

@@ -93,27 +93,10 @@ GIGABYTES = 1 << 30
         (1, 16, 4 * GIGABYTES, 1),
     ],
 )
-def test_how_many_are_on_gpus_together(
-    gpus: int, cores: int, free: int | None, workers: int
-) -> None:
-    assert devices.workers_on(gpus, cores, free) == workers
-
-
-@pytest.mark.parametrize(
-    ("gpus", "cores", "free", "workers"),
-    [
-        (1, 16, 80 * GIGABYTES, 7),
-        (1, 16, None, 7),
-        (1, 4, None, 4),
-        (2, 16, 80 * GIGABYTES, 14),
-        (1, 16, 24 * GIGABYTES, 4),
-        (4, 2, None, 4),
-    ],
-)
 def test_how_many_train_side_by_side(
     gpus: int, cores: int, free: int | None, workers: int
 ) -> None:
-    assert devices.workers_on(gpus, cores, free, side_by_side=True) == workers
+    assert devices.workers_on(gpus, cores, free) == workers
 
 
 @pytest.mark.parametrize(

@@ -113,19 +113,9 @@ def test_law_a_worker_keeps_its_shape_and_avoids_those_of_others(
         assert job is waiting[0]
 
 
-@given(st.lists(st.sampled_from(JOBS), max_size=4), st.none() | names, st.sets(names))
-def test_law_who_is_beside_another_keeps_its_shape_and_takes_the_last(
-    waiting: list[Job], mine: bytes | None, others: set[bytes]
-) -> None:
-    job = choose(waiting, mine, others, last=True)
-    own = [w for w in waiting if w.shape == mine]
-    assert job == next(iter(own or waiting[::-1]), None)
-
-
 def test_choose_changes_nothing() -> None:
     waiting = list(JOBS)
     choose(waiting, b"b", {b"a"})
-    choose(waiting, b"b", {b"a"}, last=True)
     assert waiting == JOBS
 
 

@@ -11,13 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dispatched import records
 from patience import PATIENCE, until
-from study_runs import Told as RunTold
 from study_runs import attempts, outcomes, run, study_of, table
 from taking_turns import COMMAND, Everywhere, overlaps, said
 
-from batchcliff.study import dispatch, supervisor, worker
+from batchcliff.study import dispatch, worker
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import WAITING
 from batchcliff.study.worker import Station
@@ -46,10 +44,12 @@ def place() -> Iterator[int]:
 
 
 @pytest.fixture
-def station(place: int) -> Station:
+def station(place: int, monkeypatch: pytest.MonkeyPatch) -> Station:
     """One on a GPU, without what it takes to train there."""
     made = object.__new__(Station)
     made.channel, made.place, made.leaving = Told(), place, False  # type: ignore[assignment]
+    made.device = SimpleNamespace(index=0)
+    monkeypatch.setattr("batchcliff.study.devices.is_served_by_mps", lambda number: number == 7)
     return made
 
 
@@ -60,7 +60,9 @@ def test_who_takes_turns(station: Station, place: int) -> None:
     turn = station.turn(CAPTURED)
     assert turn is not None and turn.place == place
     assert station.turn(SimpleNamespace(captured=False)) is None
-    station.place = None  # where kernels of several run side by side
+    station.device = SimpleNamespace(index=7)  # where kernels of several run side by side
+    assert station.turn(CAPTURED) is None
+    station.device, station.place = SimpleNamespace(index=0), None
     assert station.turn(CAPTURED) is None
 
 
@@ -154,22 +156,6 @@ def test_control_without_turns_two_train_at_once(
     log = turns(STAYS="begins", FREE="1")
     assert run(STUDY, tmp_path / "s").exit_code == 0
     assert overlaps(log) != []
-
-
-def test_side_by_side_nobody_waits_and_small_batches_begin_beside_a_large_one(
-    tmp_path: Path, turns: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As under NVIDIA's MPS: none has a place to wait at, so none begins a turn."""
-    study = study_of(seeds=2, batch_sizes=(8, 16, 32))
-    first: dict[bool, list[int]] = {}
-    for beside in (True, False):
-        monkeypatch.setattr(supervisor, "side_by_side", lambda *_, beside=beside: beside)
-        log, told, folder = turns(), RunTold(), tmp_path / f"s {beside}"
-        assert run(study, folder, told, workers=3).exit_code == 0
-        assert bool(said(log)) != beside
-        sizes = {r.trial_id: r.spec.batch_size for r in records(folder)}
-        first[beside] = [sizes[event[1]] for event in told.of("trial_started")][:3]
-    assert first == {True: [32, 8, 8], False: [32, 16, 8]}
 
 
 def test_a_worker_that_is_killed_in_its_turn_leaves_it_to_the_next(

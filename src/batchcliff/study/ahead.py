@@ -19,7 +19,7 @@ from pathlib import Path
 
 from batchcliff.canonical import to_plain
 from batchcliff.spec import Settings, StudySpec
-from batchcliff.study.devices import MOST_ON_ONE, builders_on, free_bytes
+from batchcliff.study.devices import builders_on, free_bytes
 from batchcliff.study.engines.local import Worker
 from batchcliff.study.jobs import STACK
 from batchcliff.study.placement import (
@@ -64,11 +64,9 @@ def started_ahead(
     if plain and not folder.exists():
         kind, gpus, environment, width = _usual(device, workers)
         count = min(width, _fewest_jobs(study, kind))
-        if kind == "cuda":  # more of them would only take turns at the processor's cores
-            count = min(count, gpus * MOST_ON_ONE)
     try:
         if count and kind == "cuda":
-            builders = builders_on(gpus, len(os.sched_getaffinity(0)), count, free_bytes())
+            builders = builders_on(gpus, len(os.sched_getaffinity(0)), width, free_bytes())
         for part in range(builders):
             building.append(_started(environment, kind, study.settings, part, builders))
         for _ in range(count):

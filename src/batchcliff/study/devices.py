@@ -22,12 +22,7 @@ CUDA_BUILD = re.compile(r"^cuda\b.*=\s*['\"]\d", re.MULTILINE)  # in torch/versi
 
 MOST_ON_ONE = 3
 """Processes on a GPU: one trains (training/turns.py), one has compiled and waits for its turn,
-and one compiles."""
-
-MOST_SIDE_BY_SIDE = 7
-"""Processes on a GPU under NVIDIA's MPS, where all of them train: one large batch and six small
-ones do 1.22 times the work of one after the other, three 1.09 times (docs/log.md, 2026-11-23).
-"""
+and one compiles. Under NVIDIA's MPS all of them train."""
 
 NEEDED_BYTES = 6 << 30
 """Free memory of a GPU for each process: libraries, data and network of a trial like the
@@ -42,17 +37,14 @@ BUILDER_BYTES = 2 << 30
 """Free memory of a GPU for each of them; where there is less, it finds out, and ends."""
 
 
-def workers_on(
-    gpus: int, cores: int, free_bytes: int | None, *, side_by_side: bool = False
-) -> int:
-    """Processes that are on `gpus` GPUs together, one on each at least.
+def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
+    """Processes that train on `gpus` GPUs side by side, one on each at least.
 
     Each needs a core of its own, to draw what comes next, and room. free_bytes: of the
-    fullest GPU; None: not known. side_by_side: all of them train at once.
+    fullest GPU; None: not known.
     """
-    most = MOST_SIDE_BY_SIDE if side_by_side else MOST_ON_ONE
-    room = most if free_bytes is None else free_bytes // NEEDED_BYTES
-    return gpus * max(1, min(most, room, cores // gpus))
+    room = MOST_ON_ONE if free_bytes is None else free_bytes // NEEDED_BYTES
+    return gpus * max(1, min(MOST_ON_ONE, room, cores // gpus))
 
 
 def builders_on(gpus: int, cores: int, workers: int, free_bytes: int | None) -> int:

@@ -80,7 +80,7 @@ class Dispatcher:
         self.stop_signal: int | None = None  # set by whoever wants the run to end
         self.hurried = False  # by a second signal: nobody waits for workers that save
         self.stopping = False
-        self.places = Places([] if setup["side_by_side"] else setup["devices"])
+        self.places = Places(setup["devices"])
         self.selector = selectors.DefaultSelector()
 
     # --- the loop ---
@@ -163,17 +163,12 @@ class Dispatcher:
                 break
             worker = idle[0] if idle else self.start_worker()
             others = {shape for w, shape in self.shapes.items() if w is not worker}
-            job = choose(todo, self.shapes.get(worker), others, last=self.is_beside(worker))
+            job = choose(todo, self.shapes.get(worker), others)
             assert job is not None
             todo.remove(job)
             if not self.give(worker, job):
                 held_elsewhere.append(job)
         self.retries.waiting = [*todo, *self.retries.waiting, *held_elsewhere]
-
-    def is_beside(self, worker: Worker) -> bool:
-        """Whether it trains beside one that was on its GPU before."""
-        there = (w for w in self.workers if self.devices[w] == self.devices[worker])
-        return bool(self.setup["side_by_side"]) and next(there) is not worker
 
     def start_worker(self) -> Worker:
         """A new process, told what the study is trained on."""

@@ -200,21 +200,12 @@ def jobs(specs: Iterable[TrialSpec], *, stack: int) -> list[Job]:
     return found
 
 
-def choose(
-    waiting: list[Job], mine: bytes | None, others: set[bytes], *, last: bool = False
-) -> Job | None:
+def choose(waiting: list[Job], mine: bytes | None, others: set[bytes]) -> Job | None:
     """The job for a worker that has shape `mine` prepared, while `others` are prepared by
-    its colleagues: its own shape, then one that nobody has, then the first.
-
-    last: its own shape, then the last, which has the smallest batch. Of trials that train side
-    by side on one GPU one takes the first, a large batch, and all others the last. Small ones
-    use what a large one leaves idle, and take longest, so they are to begin first.
-    """
+    its colleagues: its own shape, then one that nobody has, then the first."""
     for job in waiting:
         if job.shape == mine:
             return job
-    if last and waiting:
-        return waiting[-1]
     for job in waiting:
         if job.shape not in others:
             return job

@@ -7,32 +7,19 @@ from pathlib import Path
 
 from batchcliff.errors import UsageError
 from batchcliff.study.compile_cache import TRITON, compiler_folders
-from batchcliff.study.devices import free_bytes, gpus, is_served_by_mps, workers_on
+from batchcliff.study.devices import free_bytes, gpus, workers_on
 
 
 def default_workers(device: str, gpus: int = 1, ranks: int = 1) -> int:
-    """A process per core on a CPU; up to three on each GPU, where one compiles while another
-    trains, and more where they train side by side, as far as there are cores and memory for
-    them (study/devices.py).
+    """A process per core on a CPU; up to three on each GPU, where one compiles while others
+    train, as far as there are cores and memory for them (study/devices.py).
 
     With `ranks`, as many teams as have cores, or one on each of `gpus` groups of GPUs.
     """
     cores = len(os.sched_getaffinity(0))
     if device == "cpu":
         return max(1, cores // ranks)
-    if ranks > 1:
-        return gpus
-    return workers_on(gpus, cores, free_bytes(), side_by_side=side_by_side(device))
-
-
-def side_by_side(device: str, ranks: int = 1) -> bool:
-    """Whether trials on one GPU run side by side, not in slices of time: under NVIDIA's MPS.
-
-    The service has all GPUs that a process sees, or none, so one of them is asked. A team has
-    its GPUs for itself.
-    """
-    name, _, number = device.partition(":")
-    return name == "cuda" and ranks == 1 and is_served_by_mps(int(number or 0))
+    return gpus if ranks > 1 else workers_on(gpus, cores, free_bytes())
 
 
 def resolve_device(device: str) -> str:
@@ -79,7 +66,6 @@ def environment(device: str, workers: int) -> dict[str, str]:
         }
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         return keep | dict.fromkeys(threads, "1")
-    cores = len(os.sched_getaffinity(0))
-    share = max(2, min(4, cores // 2), cores // workers)
+    share = max(2, len(os.sched_getaffinity(0)) // workers)
     kernels = {TRITON: str(compiler_folders()[TRITON])}
     return kernels | {"TORCHINDUCTOR_COMPILE_THREADS": str(share)}

@@ -35,7 +35,6 @@ from batchcliff.study.placement import (
     devices_of,
     environment,
     resolve_device,
-    side_by_side,
 )
 from batchcliff.study.progress import Progress
 from batchcliff.study.ranks import check_wanted_ranks, teams_of
@@ -191,7 +190,6 @@ class _Run:
                 given.workload_reference,
             ),
             "devices": given.devices,
-            "side_by_side": side_by_side(given.device, options.ranks),
             "cache": str(self.store.cache),
             "study": str(self.store.folder),
             "checkpoint_every": options.checkpoint_every,

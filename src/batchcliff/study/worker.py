@@ -102,7 +102,7 @@ class Station:
             torch.cuda.set_device(self.device)  # what names no device means this one
         choose_algorithms(deterministic=setup["deterministic"])
         self.ranks = self.join(descriptors) if setup["ranks"] > 1 else None
-        # Of a GPU on which trials of the run take turns; with ranks there is one.
+        # Of a GPU that others of the run train on, too; with ranks nobody else does.
         self.place = descriptors[0] if descriptors and self.ranks is None else None
         self.first = self.ranks is None or self.ranks.rank == 0  # whose word counts
         location = Path(setup["location"]) if setup["location"] else None
@@ -244,11 +244,12 @@ class Station:
 
     def turn(self, ready: Any) -> Turn | None:
         """What a trial that can keep the GPU busy waits for; None if it need not."""
+        from batchcliff.study.devices import is_served_by_mps
         from batchcliff.training.checkpoint import Left
         from batchcliff.training.epochs import Every
         from batchcliff.training.turns import Turn
 
-        if self.place is None or not ready.captured:
+        if self.place is None or not ready.captured or is_served_by_mps(self.device.index):
             return None
         again = Every(seconds=WAITING_SECONDS)
 

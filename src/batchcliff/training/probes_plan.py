@@ -35,9 +35,8 @@ class Effort:
 
 
 USUAL = Effort(
-    ("0up", "1up", "4up", "16up", "10%", "25%", "50%", "90%"), ("0up", "16up", "25%"), 6, 4
+    ("0up", "1up", "4up", "16up", "10%", "25%", "50%", "90%"), ("0up", "16up", "25%"), 8, 4
 )
-ASKED = 8  # iterations where places are named, whatever that costs
 BRIEF = Effort(("0up", "1up", "4up", "16up", "25%", "90%"), ("0up", "25%"), 5, 2)
 BRIEF_RUN = 1_000_000  # examples; a shorter run has less to spare
 EXAMPLES = 256  # of a probe of the sharpness; the noise scale takes twice as many
@@ -57,7 +56,7 @@ class Points:
 def effort(spec: TrialSpec, num_train: int) -> Effort:
     """What the trial's probes are to do: as asked for, or as the run is long."""
     if at := spec.settings.probe_at:
-        return dataclasses.replace(USUAL, cheap_at=at, sharpness_at=at, iterations=ASKED)
+        return dataclasses.replace(USUAL, cheap_at=at, sharpness_at=at)
     return BRIEF if timeline_of(spec, num_train).examples < BRIEF_RUN else USUAL
 
 
