@@ -23,6 +23,7 @@ def folders(path: Path) -> list[Path]:
 
 
 SHOWN = 2  # seeds of a cell, in a table with a row a trial
+NEAR = 0.98  # of an eigenvalue
 
 
 def first_updates_table(folder: Path) -> str:
@@ -127,9 +128,26 @@ def probe_cost_table(file: Path) -> str:
     )
 
 
+def sharpness_table(file: Path) -> str:
+    """How much of the sharpness is found after so many iterations (bench_sharpness.py)."""
+    rows = json.loads((ROOT / file).read_text())
+    table = []
+    for count in rows[0]["shares"]:
+        shares = sorted(row["shares"][count] for row in rows)
+        near = sum(share >= NEAR for share in shares)
+        table.append([count, f"{shares[0]:.1%}", f"{near} of {len(shares)}"])
+    one = rows[0]
+    return (
+        f"Share of the largest eigenvalue that is found. {one['what']}, {one['device']}, torch "
+        f"{one['torch']}, {one['code']}, {one['date']}.\n\n"
+        + markdown_table(["iterations", "least", f"{NEAR:.0%} or more, places"], table)
+    )
+
+
 PROBE_KINDS: dict[str, Callable[[Path], str]] = {
     "first-updates": first_updates_table,
     "noise-scale": noise_scale_table,
     "causes": causes_table,
     "probe-cost": probe_cost_table,
+    "sharpness": sharpness_table,
 }

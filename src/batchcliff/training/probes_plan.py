@@ -35,7 +35,7 @@ class Effort:
 
 
 USUAL = Effort(
-    ("0up", "1up", "4up", "16up", "10%", "25%", "50%", "90%"), ("0up", "16up", "25%"), 8, 4
+    ("0up", "1up", "4up", "16up", "10%", "25%", "50%", "90%"), ("0up", "16up", "25%"), 12, 4
 )
 BRIEF = Effort(("0up", "1up", "4up", "16up", "25%", "90%"), ("0up", "25%"), 5, 2)
 BRIEF_RUN = 1_000_000  # examples; a shorter run has less to spare
