@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,10 +135,32 @@ def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_as_a_collapse_c
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_a_fall_without_a_collapse_is_answered_by_narrower_intervals(seeds):
     at = known(seeds)
-    assert interval_scale("tolerance", at, slides=True) < interval_scale("tolerance", at)
+    slides = interval_scale("tolerance", at, slides=True)
+    assert slides < interval_scale("tolerance", known(seeds, stray=True))
+    for mixed in (1, 2):  # how wide a collapse may be does not matter
+        assert interval_scale("tolerance", known(seeds, mixed=mixed), slides=True) == slides
     assert interval_scale("collapse", at, slides=True) == interval_scale("collapse", at)
     for kind in KINDS:
         assert shift_scale(kind, seeds, 0.02, 2, slide=True) < shift_scale(kind, seeds, 0.02, 2)
+
+
+def test_the_tolerance_cliff_is_least_known_where_one_size_shows_both_kinds_of_trials():
+    def scales(seeds, **features):
+        return [
+            interval_scale("tolerance", known(seeds, mixed=x, **features)) for x in (0, 1, 2)
+        ]
+
+    for seeds in (5, 7, 10, 20, 50):
+        none, one, more = scales(seeds)
+        assert one > more >= none
+    none, one, more = scales(3)  # of three seeds none seldom means a step
+    assert none > one > more
+    assert scales(2) == scales(3) and scales(20) == scales(50)
+    for before, after in itertools.pairwise(scales(seeds) for seeds in range(3, 22)):
+        assert all(abs(a - b) < 0.15 for a, b in zip(before, after, strict=True)), "no jumps"
+    assert scales(5, stray=True) > scales(5)
+    at = known(5, mixed=2)
+    assert interval_scale("tolerance", at) == interval_scale("tolerance", known(5, mixed=4))
 
 
 def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():

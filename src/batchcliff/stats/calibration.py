@@ -30,6 +30,15 @@ NO_COLLAPSE = 0.5  # octaves that count as missing of them where no size is beyo
 HIGHEST = 0.9  # b: the estimate lies at the quantile 0.82 at most
 SMALL_COST = 0.025  # share of collapses that costs the tolerance of the studies fitted to
 TWO_SEEDS = {"cliff": 0.91, "shift": 1.18}  # c of a collapse: two seeds seldom show a width
+# c of a tolerance cliff by seeds: where no size shows both kinds of trials, where one does, and
+# where more do. One leaves most open: neither a step nor seen to be wide.
+TOLERANCE = {
+    3: (0.88, 0.80, 0.76),
+    5: (0.83, 0.98, 0.87),
+    10: (0.88, 1.06, 0.90),
+    20: (0.97, 1.06, 1.00),
+}
+STRAY = 0.08  # more of it with a stray trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +105,9 @@ def interval_scale(kind: str, known: Evidence, slides: bool = False) -> float:
     if kind == "tolerance" and slides:
         return 0.97 - 0.5 / n
     if kind == "tolerance":
-        return 1.035 - 0.585 / n + 0.1 * known.stray
+        fitted = [-1 / seeds for seeds in TOLERANCE]
+        scales = [by_mixed[min(known.mixed, 2)] for by_mixed in TOLERANCE.values()]
+        return float(np.interp(-1 / n, fitted, scales)) + STRAY * known.stray
     if known.width > 0:
         return 1.0 + 0.36 / known.seeds
     return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
