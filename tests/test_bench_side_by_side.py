@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing.process
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +11,6 @@ import pytest
 @pytest.fixture(scope="module")
 def bench() -> Any:
     return importlib.import_module("bench_side_by_side")
-
-
-@pytest.fixture(autouse=True)
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New processes begin, and import, in the folder in which this module was first imported
-    here: some other test's."""
-    monkeypatch.setattr(multiprocessing.process, "ORIGINAL_DIR", str(Path(__file__).parent))
 
 
 def test_every_size_is_timed_alone_first_where_it_is_trained(bench: Any) -> None:
