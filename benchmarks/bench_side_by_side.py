@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from bench_launch import served_by_mps
+from bench_peers import TRAIN
 from floor import SHAPES
 
 Mixture = tuple[int, ...]  # batch sizes, one for each process; 0: it idles
 PRIORITY = "CUDA_MPS_CLIENT_PRIORITY"
-TRAIN = {"cuda": 50_000, "cpu": 1_024}
 
 
 def with_each_alone(mixtures: Sequence[Sequence[int]]) -> list[Mixture]:
@@ -128,10 +128,10 @@ def work(
         data = random_data(SHAPES[device], TRAIN[device], TRAIN[device] // 5, device)
         sizes = {mixture[place] for mixture in mixtures} - {0}
         trials = {size: Trial(size, data, device) for size in sorted(sizes)}
-        for number, mixture in enumerate(mixtures):
+        for mixture in mixtures:
             together.wait()
             until, size = time.monotonic() + seconds, mixture[place]
-            told.put((number, place, trials[size].rate(until) if size else 0.0))
+            told.put((place, trials[size].rate(until) if size else 0.0))
             together.wait()
     except BaseException:
         together.abort()  # the others are not to wait for us
@@ -158,6 +158,7 @@ def measure(
         given = (place, mixtures, seconds, together, told)
         processes.append(spawn.Process(target=work, args=given, daemon=True))
         processes[-1].start()
+    del os.environ[PRIORITY]  # it was for them
     for mixture in mixtures:
         rates = [0.0] * width
         for _ in range(width):
@@ -165,7 +166,8 @@ def measure(
                 if any(process.exitcode for process in processes):
                     raise RuntimeError(f"a process ended at {mixture}")
                 time.sleep(0.01)
-            _, place, rates[place] = told.get()
+            place, rate = told.get()
+            rates[place] = rate
         heard(mixture, rates)
     for process in processes:
         process.join()
