@@ -45,6 +45,7 @@ from batchcliff.provenance import code_name, utc_now
 from batchcliff.randomness import derive
 from batchcliff.spec import BatchNorm, Decay, Optimizer, Settings, TrialSpec
 from batchcliff.training.compiled import captured, compiles
+from batchcliff.training.deterministic import choose_algorithms
 from batchcliff.training.epochs import epoch_tensors, train
 from batchcliff.training.precision import device_name, precision
 from batchcliff.training.prepare import prepare
@@ -278,7 +279,7 @@ def difference(losses: list[float], others: list[float], updates: int) -> float:
 def one(name: str, engine: str, device: str) -> None:
     """A process' share: prepare, say so, wait for a line, time, print the run."""
     torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = True
+    choose_algorithms(deterministic=False, alone=False)  # as torch does unless told to try them
     case = (LARGE if device == "cuda" else TINY)[name]
     data = random_data(case.shape, case.num_train, 1_000, device)
 

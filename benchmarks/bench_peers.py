@@ -49,9 +49,10 @@ def epochs_of_ours(device: str, size: int, seconds: float) -> float:
     from bench_training import measure, random_data
 
     from batchcliff.study.jobs import STACK
+    from batchcliff.training.deterministic import choose_algorithms
     from batchcliff.workloads import ARTICLE, DIGITS
 
-    torch.backends.cudnn.benchmark = True
+    choose_algorithms(deterministic=False, alone=True)
     cuda = device == "cuda"
     torch.set_num_threads(torch.get_num_threads() if cuda else 1)
     data = random_data(SHAPES[device], TRAIN[device], TRAIN[device] // 5, device)

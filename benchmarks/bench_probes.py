@@ -24,6 +24,7 @@ from bench_training import random_data, trial
 from batchcliff.data.resident import Resident
 from batchcliff.provenance import code_name, utc_now
 from batchcliff.spec import PROBES
+from batchcliff.training.deterministic import choose_algorithms
 from batchcliff.training.epochs import probing_of, train
 from batchcliff.training.precision import device_name
 from batchcliff.training.prepare import prepare
@@ -89,7 +90,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     if cuda:
-        torch.backends.cudnn.benchmark = True
+        choose_algorithms(deterministic=False, alone=True)
         workload, data = ARTICLE, random_data((32, 32, 3), 50_000, 10_000, device)
     else:
         torch.set_num_threads(1)

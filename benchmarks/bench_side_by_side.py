@@ -121,7 +121,9 @@ def work(
     import torch
     from bench_training import random_data
 
-    torch.backends.cudnn.benchmark = True
+    from batchcliff.training.deterministic import choose_algorithms
+
+    choose_algorithms(deterministic=False, alone=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(torch.get_num_threads() if device == "cuda" else 1)
     try:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batchcliff.data import containers, images
+from batchcliff.data import containers, decoding, images
 from batchcliff.errors import DataError
 
 
@@ -49,7 +49,7 @@ def saved(image: Image.Image, kind: str) -> bytes:
 
 def decode(*data: bytes) -> Any:
     encoded = [(f"image {i}", lambda d=d: d) for i, d in enumerate(data)]
-    return images.decode_images(encoded, len(data))
+    return decoding.decode_images(encoded, len(data))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
@@ -78,7 +78,7 @@ def test_grey_palette_and_black_and_white() -> None:
 def test_large_images_are_decoded_by_threads(make: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 90, 80, 3), np.uint8)
     rows = [make.encode(image, "PNG") for image in pixels]
-    assert len(rows[0]) > images._WORTH_THREADS
+    assert len(rows[0]) > decoding._WORTH_THREADS
     assert np.array_equal(decode(*rows)[0], pixels)
     with pytest.raises(DataError, match="image 5 is no readable image"):
         decode(*rows[:5], b"x", *rows[6:])
@@ -116,12 +116,12 @@ def test_bad_images_are_refused_by_name(data: bytes, message: str) -> None:
 def test_limits_on_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     good = saved(Image.new("RGB", (4, 3)), "PNG")
     with monkeypatch.context() as patched:
-        patched.setattr(images, "MAX_DECODED_BYTES", 100)
+        patched.setattr(decoding, "MAX_DECODED_BYTES", 100)
         with pytest.raises(
             DataError, match=r"3 images of \[3, 4, 3\] need 108 bytes .* at most 100"
         ):
             decode(good, good, good)
-    monkeypatch.setattr(images, "_MAX_ENCODED_BYTES", 10)
+    monkeypatch.setattr(decoding, "MAX_ENCODED_BYTES", 10)
     with pytest.raises(DataError, match="image 0 has more than 10 bytes"):
         decode(good)
 

@@ -85,7 +85,7 @@ def test_a_second_load_comes_from_the_cache(
     folder = tiny.parquet(tmp_path / "pq")
     first = cifar_from(folder, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("batchcliff.data.images._decode", None)
+        patched.setattr("batchcliff.data.decoding._decode", None)
         assert cifar_from(folder, tmp_path).digest == first.digest
     # A changed file has another key, whatever its size and time: decoded anew.
     test = folder / "test-00000-of-00001.parquet"

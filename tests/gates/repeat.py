@@ -87,7 +87,7 @@ def main(device: str, save: str, *more: str) -> None:
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(0)
-    choose_algorithms(deterministic=True)
+    choose_algorithms(deterministic=True, alone=True)
     resident = place(device)
     prepared = prepare(SPEC, resident, num_classes=CLASSES, stack=1)
     shelf, path = Shelf(), Path(save)

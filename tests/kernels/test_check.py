@@ -10,7 +10,13 @@ from torch import Tensor
 
 from batchcliff import kernels
 from batchcliff.kernels import check, fused_batch_norm
-from batchcliff.kernels.check import _failing, failing, failing_convolutions
+from batchcliff.kernels.check import (
+    BATCH_NORM,
+    CONVOLUTIONS,
+    _failing,
+    failing,
+    failing_convolution,
+)
 from batchcliff.models.conv_net import ConvNet
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.spec import BatchNorm
@@ -64,7 +70,9 @@ class Pretends(GhostBatchNorm2d):
 def test_every_fault_is_found(fault: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing.cache_clear()
     monkeypatch.setattr(Pretends, "fault", fault)
-    found = failing(Pretends(8, 2), CPU)
+    found = next(
+        filter(None, (failing(Pretends(8, 2), CPU, p) for p in BATCH_NORM.values())), ""
+    )
     assert found.startswith("kernels fail their check: " if fault else "")
     assert said in found
 
@@ -102,10 +110,12 @@ def test_every_fault_of_a_convolution_is_found(
             raise RuntimeError("no such kernel")
         return y
 
-    failing_convolutions.cache_clear()
+    failing_convolution.cache_clear()
     monkeypatch.setattr(check, "convolved_relu", pretended)
-    found = failing_convolutions(GhostBatchNorm2d, CPU)
-    failing_convolutions.cache_clear()
+    cases = CONVOLUTIONS.values()
+    said_of = (failing_convolution(GhostBatchNorm2d, CPU, *case) for case in cases)
+    found = next(filter(None, said_of), "")
+    failing_convolution.cache_clear()
     assert found.startswith("kernels fail their check: " if fault else "")
     assert said in found
 
@@ -114,7 +124,7 @@ def test_a_layer_that_fails_is_left_plain(monkeypatch: pytest.MonkeyPatch) -> No
     """The run goes on without the kernels, and its record says why."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(kernels, "installed", lambda: True)
-    monkeypatch.setattr(kernels, "failing", lambda layer, device: "kernels fail their check: x")
+    monkeypatch.setattr(kernels, "failing", lambda *_: "kernels fail their check: x")
     net = ConvNet(
         widths=((8,),), image_channels=3, num_classes=2, batch_norm_group=2,
         batch_norm=BatchNorm(group=2, running="mean"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from batchcliff import kernels
 from batchcliff.errors import UsageError
-from batchcliff.kernels import VARIABLE, fused_batch_norm
+from batchcliff.kernels import BATCH_NORM, CONVOLUTIONS, SWEEP, VARIABLE, fused_batch_norm
 from batchcliff.models.conv_net import ConvNet
 from batchcliff.spec import BatchNorm, Decay, Settings, TrialSpec
 from batchcliff.training import prepare
@@ -32,8 +32,8 @@ def a_gpu_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(kernels, "installed", lambda: True)
-    monkeypatch.setattr(kernels, "failing", lambda layer, device: "")
-    monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "")
+    monkeypatch.setattr(kernels, "failing", lambda layer, device, pool: "")
+    monkeypatch.setattr(kernels, "failing_convolution", lambda *_: "")
     monkeypatch.setattr(kernels, "failing_sweep", lambda device: "")
 
 
@@ -71,7 +71,7 @@ def test_convolutions_are_for_the_gpu_they_were_compared_on(
 
 
 def test_convolutions_that_fail_their_check_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "failing_convolutions", lambda kind, device: "off by 1")
+    monkeypatch.setattr(kernels, "failing_convolution", lambda *_: "off by 1")
     net = network()
     said = "fused batch norm, ReLU and pooling: 1 layers; plain convolutions: off by 1"
     assert fused_batch_norm(net, GPU, "bf16", 8) == (True, said)
@@ -146,9 +146,15 @@ def test_a_rehearsal_makes_some_of_the_checks(
 ) -> None:
     """Those alone; a check that is left to others is taken as passed."""
     asked: list[str] = []
-    functions = ("failing", "failing_convolutions", "failing_sweep")
-    for name, check in zip(functions, kernels.CHECKS, strict=True):
-        monkeypatch.setattr(kernels, name, lambda *_, check=check: asked.append(check) or "")
+    named = {(pool,): name for name, pool in BATCH_NORM.items()}
+    named |= {case: name for name, case in CONVOLUTIONS.items()} | {(): SWEEP}
+    # What each is told beside the layer, or its kind, and the device.
+    for function, before in (
+        ("failing", 2), ("failing_convolution", 2), ("failing_sweep", 1)
+    ):  # fmt: skip
+        monkeypatch.setattr(
+            kernels, function, lambda *told, n=before: asked.append(named[told[n:]]) or ""
+        )
     net = network()
     assert fused_batch_norm(net, GPU, "bf16", 8, checks=made)[0]
     assert asked == list(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import signal
 import time
@@ -15,9 +16,11 @@ import pytest
 from patience import PATIENCE
 from synthetic import Synthetic
 
+from batchcliff import helper
+from batchcliff.helper import Helper
 from batchcliff.report import vega, write_report
 from batchcliff.report.content import make_content
-from batchcliff.report.vega import DIGESTS, NOTHING, SCRIPT, Artist, bundle, draw, svg_and_png
+from batchcliff.report.vega import DIGESTS, NOTHING, SCRIPT, bundle, draw, svg_and_png
 
 
 def test_a_report_written_again_is_the_same(
@@ -62,20 +65,20 @@ def test_figures_drawn_side_by_side_are_those_drawn_alone() -> None:
 @pytest.fixture
 def artist() -> Any:
     """An artist of the test's own."""
-    made = Artist()
+    made = Helper("batchcliff.report.artist")
     yield made
     made.end()
 
 
-def test_an_artist_ends_with_its_input(artist: Artist, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vega, "PATIENCE", PATIENCE)
-    assert artist.ask(NOTHING) == list(svg_and_png(NOTHING))
+def test_an_artist_ends_with_its_input(artist: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "PATIENCE", PATIENCE)
+    assert artist.ask([json.dumps(NOTHING).encode()]) == list(svg_and_png(NOTHING))
     artist.end()
     assert artist.process.returncode == 0
 
 
 def test_without_its_artist_a_figure_is_drawn_here(
-    artist: Artist, monkeypatch: pytest.MonkeyPatch
+    artist: Helper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artist.process.send_signal(signal.SIGKILL)
     artist.process.wait()
@@ -87,7 +90,7 @@ def test_without_its_artist_a_figure_is_drawn_here(
 def test_an_artist_that_cannot_be_started_is_done_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Artist, "command", ("/nonexistent",))
+    monkeypatch.setattr(Helper, "command", ("/nonexistent",))
     monkeypatch.setattr(vega._own, "artist", None, raising=False)
     vega._begin()
     assert vega._drawn(NOTHING) == svg_and_png(NOTHING)

@@ -119,7 +119,7 @@ def test_one_that_rehearses_ends_by_itself(started: list[Worker]) -> None:
         worker.close()
 
 
-@pytest.mark.parametrize(("cores", "builders"), [(16, 6), (4, 2), (2, 1), (1, 1)])
+@pytest.mark.parametrize(("cores", "builders"), [(16, 11), (4, 2), (2, 1), (1, 1)])
 def test_on_a_gpu_other_processes_build_kernels_each_a_part(
     study: StudySpec,
     tmp_path: Path,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchcliff.study import devices
+from batchcliff.study.placement import is_alone
 
 DRIVER = """
 #include <string.h>
@@ -102,13 +103,13 @@ def test_how_many_train_side_by_side(
 @pytest.mark.parametrize(
     ("gpus", "cores", "workers", "free", "builders"),
     [
-        (1, 16, 3, 80 * GIGABYTES, 6),
-        (1, 16, 3, None, 6),
+        (1, 16, 3, 80 * GIGABYTES, 11),
+        (1, 16, 3, None, 11),
         (1, 8, 3, 80 * GIGABYTES, 5),  # a core each
         (1, 2, 2, None, 1),
         (1, 16, 3, 24 * GIGABYTES, 3),  # room, beside the workers'
         (1, 16, 1, 6 * GIGABYTES, 1),
-        (8, 128, 24, 80 * GIGABYTES, 6),
+        (8, 128, 24, 80 * GIGABYTES, 11),
         (8, 24, 24, 80 * GIGABYTES, 1),
     ],
 )
@@ -163,3 +164,11 @@ print(devices.gpus(), "torch" in sys.modules)
             text=True, env={"CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
         assert done.stdout.strip() == said
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "ranks", "alone"),
+    [(1, 1, 1, True), (3, 1, 1, False), (2, 2, 1, True), (3, 2, 1, False), (2, 2, 2, True)],
+)
+def test_who_has_a_gpu_to_himself(workers: int, gpus: int, ranks: int, alone: bool) -> None:
+    assert is_alone(workers, gpus, ranks) is alone

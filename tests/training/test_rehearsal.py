@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from batchcliff.kernels import CHECKS
+from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.optimizers import RULES
 from batchcliff.spec import BatchNorm, Model, Optimizer, Settings
 from batchcliff.training import rehearsal
-from batchcliff.training.rehearsal import PARTS, rehearse, warm_up
+from batchcliff.training.rehearsal import LAYERS, PARTS, rehearse, warm_up
 
 CPU = torch.device("cpu")
 SMALL = Settings(model=Model(name="conv-net", widths=((8,), (16,))))
@@ -89,7 +90,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-DONE = {"training": [True], "evaluation": [False]}  # the passes: in training?
+DONE = {name: [True] for name in LAYERS} | {"evaluation": [False]}  # the passes: in training?
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -109,6 +110,35 @@ def test_all_parts_are_each_of_them_once(
     assert compiling == [*CHECKS, "Rule.update"]
     assert [training for training, _ in passes] == [True, False]
     assert set(PARTS) == {*CHECKS, "optimizer", *DONE}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 9])
+def test_each_layer_is_built_by_one_third_and_is_again_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The kernels of a layer are used in one of the three passes, those of others are not."""
+    chosen = (True, False, True)
+    models: list[Any] = []
+
+    def fused(model: Any, *_: Any, **__: Any) -> None:
+        for layer in model.relu_norms():
+            layer.fused, layer.convolves, layer.sweeps = chosen
+        models.append(model)
+        model.register_forward_pre_hook(lambda *_: used.append(flags(model)))
+
+    def flags(model: Any) -> list[tuple[bool, bool, bool]]:
+        return [(n.fused, n.convolves, n.sweeps) for n in model.relu_norms()]
+
+    used: list[list[tuple[bool, bool, bool]]] = []
+    monkeypatch.setattr(rehearsal, "fused_batch_norm", fused)
+    monkeypatch.setattr(GhostBatchNorm2d, "is_served", lambda *_: False)  # none runs here
+    model = Model(name="conv-net", widths=((8,) * count,))
+    for name in LAYERS:
+        rehearse(dataclasses.replace(SMALL, model=model), CPU, [name], batch=8)
+    by_layer = list(zip(*used, strict=True))
+    assert all(set(seen) <= {chosen, (False,) * 3} for seen in by_layer)
+    assert [seen.count(chosen) for seen in by_layer] == [1] * count
+    assert [flags(model) for model in models] == [[chosen] * count] * len(LAYERS)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -6,109 +6,23 @@ anything is unpacked, only bitmap formats are decoded, and nothing here can run 
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batchcliff.data.decoding import MAX_ENCODED_BYTES, Encoded, decode_images
 from batchcliff.data.verify import MAX_DECODED_BYTES, Decoded, shown, some
 from batchcliff.errors import BatchcliffError, DataError
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("label", "labels")
-
-_MAX_PIXELS = 1 << 24  # of one image
-_MAX_ENCODED_BYTES = 64 << 20  # of one image
-# Below this, opening an image costs more than decoding it, and threads only take turns:
-# measured on CIFAR-10's 32x32 JPEG files, two threads took twice as long as one.
-_WORTH_THREADS = 16 << 10
-
-Encoded = tuple[str, Callable[[], bytes]]
-"""Where an image comes from, for messages, and how to get its bytes."""
-
-
-def decode_images(
-    encoded: Iterable[Encoded], count: int
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Decode `count` images of one shape: uint8 [N, H, W, C] and the formats met.
-
-    C is 3 for RGB and palette images, 1 for grey ones. DataError, with the place, for an
-    image that is damaged, too large, of another format, mode or shape.
-    """
-    source = iter(encoded)
-    first = next(source, None)
-    if first is None:
-        return np.zeros((0, 0, 0, 0), np.uint8), ()
-    name, data = first[0], first[1]()
-    pixels, kind = _decode(name, data)
-    if count * pixels.nbytes > MAX_DECODED_BYTES:
-        raise DataError(
-            f"{count:,} images of {list(pixels.shape)} need {count * pixels.nbytes:,} bytes "
-            f"when decoded; at most {MAX_DECODED_BYTES:,} are accepted"
-        )
-    images, kinds = np.empty((count, *pixels.shape), np.uint8), {kind}
-    images[0] = pixels
-
-    def put(numbered: tuple[int, Encoded]) -> None:
-        place, (name, read) = numbered
-        pixels, kind = _decode(name, read())
-        if pixels.shape != images.shape[1:]:
-            raise DataError(
-                f"{name} is {list(pixels.shape)}, the first image {list(images.shape[1:])} "
-                "(height, width, channels); all images must have one shape"
-            )
-        images[place] = pixels
-        kinds.add(kind)
-
-    rest = enumerate(source, start=1)
-    if len(data) < _WORTH_THREADS:
-        for numbered in rest:
-            put(numbered)
-    else:
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            # In portions, since `map` takes all of its input at once.
-            while portion := list(itertools.islice(rest, 1024)):
-                for _ in pool.map(put, portion):
-                    pass
-    return images, tuple(sorted(kinds))
-
-
-def _decode(name: str, data: bytes) -> tuple[NDArray[np.uint8], str]:
-    from PIL import Image
-
-    if len(data) > _MAX_ENCODED_BYTES:
-        raise DataError(f"{name} has more than {_MAX_ENCODED_BYTES:,} bytes: refused")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            kind = str(image.format)
-            # Only the header has been read so far.
-            if image.width * image.height > _MAX_PIXELS:
-                raise DataError(
-                    f"{name} is {image.width}x{image.height}: more than {_MAX_PIXELS:,} "
-                    "pixels, refused"
-                )
-            mode = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}.get(image.mode)
-            if mode is None:
-                raise DataError(f"{name} has mode {image.mode}; convert it to RGB or grey (L)")
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-            return pixels.reshape(image.height, image.width, -1), kind
-    except BatchcliffError:
-        raise
-    except Exception as error:  # decoders raise anything over bytes made to confuse them
-        raise DataError(
-            f"{name} is no readable image ({', '.join(FORMATS)} are): {error}"
-        ) from error
-
 
 # Parquet -------------------------------------------------------------------------------------
 
@@ -303,7 +217,7 @@ def read_image_folder(files: dict[str, dict[str, list[Path]]]) -> Decoded:
 def _from_file(path: Path) -> Encoded:
     def read() -> bytes:
         with path.open("rb") as file:
-            return file.read(_MAX_ENCODED_BYTES + 1)
+            return file.read(MAX_ENCODED_BYTES + 1)
 
     return shown(path), read
 

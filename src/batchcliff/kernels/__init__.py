@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from batchcliff.errors import UsageError, did_you_mean
-from batchcliff.kernels.check import failing, failing_convolutions, failing_sweep
+from batchcliff.kernels.check import (
+    BATCH_NORM,
+    CONVOLUTIONS,
+    failing,
+    failing_convolution,
+    failing_sweep,
+)
 
 VARIABLE = "BATCHCLIFF_KERNELS"
 CHOICES = ("auto", "all", "off")
 HOPPER = (9, 0)  # compute capability
-CHECKS = ("batch norm", "convolutions", "sweep")  # in this order; who fails one, has no later
+SWEEP = "sweep"
+CHECKS = (*BATCH_NORM, *CONVOLUTIONS, SWEEP)
+"""In this order; who fails one of a kind has nothing of the later kinds."""
 
 
 def wanted() -> str:
@@ -60,8 +68,10 @@ def fused_batch_norm(
     named = getattr(model, "relu_norms", None)
     layers: Sequence[Any] = () if named is None else named()
     obstacle = _obstacle(layers, device, precision, batch_size)
-    if not obstacle and "batch norm" in checks:
-        obstacle = failing(min(layers, key=lambda layer: layer.weight.numel()), device)
+    if not obstacle:
+        narrowest = min(layers, key=lambda layer: layer.weight.numel())
+        pools = [pool for name, pool in BATCH_NORM.items() if name in checks]
+        obstacle = _first(failing(narrowest, device, pool) for pool in pools)
     for layer in layers:
         layer.fused, layer.convolves, layer.sweeps = not obstacle, False, False
     if obstacle:
@@ -72,18 +82,24 @@ def fused_batch_norm(
     hopper = torch.cuda.get_device_capability(device) == HOPPER
     if wanted() == "auto" and not hopper:
         obstacle = f"not compared over seeds on this kind of GPU, {VARIABLE}=all runs kernels"
-    elif "convolutions" in checks:
-        obstacle = failing_convolutions(kind, device)
+    else:
+        cases = [case for name, case in CONVOLUTIONS.items() if name in checks]
+        obstacle = _first(failing_convolution(kind, device, *case) for case in cases)
     if obstacle:
         return True, f"{said}; plain convolutions: {obstacle}"
     if not hopper:
         obstacle = "no Hopper GPU"
-    elif "sweep" in checks:
+    elif SWEEP in checks:
         obstacle = failing_sweep(device)
     for layer in layers:
         layer.convolves, layer.sweeps = True, not obstacle
     swept = f"cuDNN for 64 channels: {obstacle}" if obstacle else "64 channels swept"
     return True, f"{said}, with their convolutions, {swept}"
+
+
+def _first(said: Iterable[str]) -> str:
+    """The first that says anything, or ""; the later ones are not asked then."""
+    return next(filter(None, said), "")
 
 
 def _obstacle(

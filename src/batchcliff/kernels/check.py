@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,55 +18,64 @@ from batchcliff.kernels.convolution import (
 from batchcliff.kernels.layers import convolved_relu
 
 TOLERANCE = 0.02  # of the norm of what the plain operations give; bfloat16 rounds to 0.004
-POOLS = ("none", "2x2", "all")
+BATCH_NORM = {f"batch norm, pooling {pool}": pool for pool in ("none", "2x2", "all")}
+"""Checks of the fused batch norm by what they are called: each pooling is built apart."""
+
+CONVOLUTIONS = {"convolution of images": (3, 64), "convolution of activations": (16, 32)}
+"""Checks of convolutions: their channels and their outputs."""
+
 BATCH, SIZE = 8, 8
 CALLED = {"weight": "scale", "bias": "shift", "conv.weight": "weights"}
 
 
-def failing(layer: Any, device: torch.device) -> str:
+def failing(layer: Any, device: torch.device, pool: str) -> str:
     """Why the fused form of a layer like this one cannot be trusted here; "" if it can.
 
-    Its outputs, gradients and running statistics for random bfloat16 images, with each
-    kind of pooling and in evaluation, against those of the same layer with `fused` off.
+    Its outputs, gradients and running statistics for random bfloat16 images, with that kind
+    of pooling and in evaluation, against those of the same layer with `fused` off.
     """
     kind: Any = type(layer)
-    return _failing(layer.weight.numel(), kind, device, layer.eps, layer.momentum)
+    return _failing(layer.weight.numel(), kind, device, layer.eps, layer.momentum, pool)
 
 
 @functools.cache
 def _failing(
-    channels: int, kind: Callable[..., Any], device: torch.device, eps: float, momentum: float
+    channels: int,
+    kind: Callable[..., Any],
+    device: torch.device,
+    eps: float,
+    momentum: float,
+    pool: str,
 ) -> str:
     make: Any = kind  # a class of layers: hashable, so that the answer can be kept
     plain = make(channels, BATCH // 2, eps=eps, momentum=momentum).to(device)
     fused = copy.deepcopy(plain)
     fused.fused = True
-    return _first_of(
-        lambda layer, pool: _results(layer, layer.relu, channels, pool, device),
-        ((fused, plain, pool, f"with pooling {pool}") for pool in POOLS),
+    return _first_difference(
+        lambda layer: _results(layer, layer.relu, channels, pool, device),
+        (fused, plain),
+        f"with pooling {pool}",
     )
 
 
 @functools.cache
-def failing_convolutions(kind: Callable[..., Any], device: torch.device) -> str:
+def failing_convolution(
+    kind: Callable[..., Any], device: torch.device, inputs: int, outputs: int
+) -> str:
     """Why `convolved_relu` with a layer of this kind cannot be trusted here; "" if it can.
 
-    As `failing`, and the gradient of the convolution's weights: of images, 3 channels, and of
-    activations, 16, whose gradient is needed too.
+    As `failing`, and the gradient of the convolution's weights: of images, up to 3 channels, or
+    of activations, whose gradient is needed too.
     """
     make: Any = kind
-    cases = []
-    for channels, inputs in ((64, 3), (32, 16)):
-        plain = make(channels, BATCH // 2).to(device)
-        torch_random = torch.random.fork_rng(devices=[])  # a check leaves no trace
-        with torch_random:
-            plain.conv = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
-        plain.conv.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        fused = copy.deepcopy(plain)
-        fused.fused = fused.convolves = True
-        cases.append((fused, plain, "none", f"of a convolution of {inputs} channels"))
+    plain = make(outputs, BATCH // 2).to(device)
+    with torch.random.fork_rng(devices=[]):  # a check leaves no trace
+        plain.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    plain.conv.to(device, torch.bfloat16, memory_format=torch.channels_last)
+    fused = copy.deepcopy(plain)
+    fused.fused = fused.convolves = True
 
-    def results(layer: Any, pool: str) -> dict[str, Tensor]:
+    def results(layer: Any) -> dict[str, Tensor]:
         def run(x: Tensor, *, pool: str) -> Tensor:
             later: list[Any] = []
             y = convolved_relu(layer.conv, layer, x, pool=pool, later=later)
@@ -74,9 +83,9 @@ def failing_convolutions(kind: Callable[..., Any], device: torch.device) -> str:
                 layer.follow(mean_GC, var_GC * (count / (count - 1)))
             return y
 
-        return _results(layer, run, layer.conv.in_channels, pool, device)
+        return _results(layer, run, inputs, "none", device)
 
-    return _first_of(results, cases)
+    return _first_difference(results, (fused, plain), f"of a convolution of {inputs} channels")
 
 
 @functools.cache
@@ -87,7 +96,7 @@ def failing_sweep(device: torch.device) -> str:
     PyTorch's own.
     """
 
-    def results(swept: bool, _: str) -> dict[str, Tensor]:
+    def results(swept: bool) -> dict[str, Tensor]:
         rng = torch.Generator(device).manual_seed(1)
         x, weight, dy = (
             torch.randn(shape, generator=rng, device=device)
@@ -107,22 +116,19 @@ def failing_sweep(device: torch.device) -> str:
         found["gradient of the input"] = of_x
         return {name: tensor.float() for name, tensor in found.items()}
 
-    return _first_of(results, [(True, False, "none", "of a swept convolution")])
+    return _first_difference(results, (True, False), "of a swept convolution")
 
 
-def _first_of(
-    results: Callable[[Any, str], dict[str, Tensor]],
-    cases: Iterable[tuple[Any, Any, str, str]],
+def _first_difference(
+    results: Callable[[Any], dict[str, Tensor]], twins: tuple[Any, Any], called: str
 ) -> str:
-    """What differs first between a fused layer and its plain twin, or "". A case: the two,
-    the pooling, and how it is called."""
+    """What differs first between the results of the fused twin and of the plain one, or ""."""
     try:
-        for fused, plain, pool, called in cases:
-            ours, theirs = results(fused, pool), results(plain, pool)
-            for name, expected in theirs.items():
-                off = float((ours[name] - expected).norm() / expected.norm().clamp(min=1e-12))
-                if not off <= TOLERANCE:
-                    return f"kernels fail their check: {name} {called} off by {off:.2g}"
+        ours, theirs = map(results, twins)
+        for name, expected in theirs.items():
+            off = float((ours[name] - expected).norm() / expected.norm().clamp(min=1e-12))
+            if not off <= TOLERANCE:
+                return f"kernels fail their check: {name} {called} off by {off:.2g}"
     except Exception as error:  # a compiler's, a driver's: any of them means "plain"
         return f"kernels fail their check: {type(error).__name__}: {error}"[:300]
     return ""

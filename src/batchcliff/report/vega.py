@@ -1,13 +1,12 @@
 """Vega and its renderer (vl-convert): the page's script, and figures as SVG and PNG.
 
 It takes a second to start, as long again to write the page's script, and lets no other thread
-of its process run meanwhile. So it runs in processes of its own (batchcliff.report.artist),
-which `start` begins before there is anything to draw; they end with this one.
+of its process run meanwhile. So it runs in helpers (batchcliff.report.artist), which `start`
+begins before there is anything to draw.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -15,12 +14,11 @@ import importlib.metadata
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from batchcliff.helper import Helper
 from batchcliff.report.scales import SCHEMA, Spec
 
 CLIP = re.compile(r"(?<=[\"#])clip(\d+)(?=[\")])")  # in id="clip7" and url(#clip7)
@@ -28,7 +26,6 @@ PNG_SCALE = 1.5  # pixels of the picture for each of the drawing
 NOTHING: Spec = {"$schema": SCHEMA, "data": {"values": [{}]}, "mark": "point"}
 SCRIPT = "script"  # what an artist is asked for, if not for a figure
 ARTISTS = 2  # a report has a handful of figures
-PATIENCE = 5.0  # seconds that an artist has for ending
 
 DIGESTS = {
     "1.9.0.post1": "373b1f84072b31010f15ceb787be6b415c53936411aae267c8c2b2b6ccde46e7",
@@ -37,44 +34,9 @@ DIGESTS = {
 
 MOST_BYTES = 1 << 24  # of a kept copy; the script has 0.9 million
 
-_own = threading.local()  # .artist: each thread of the pool speaks with its own process
+_own = threading.local()  # .artist: each thread of the pool speaks with its own helper
 # A run starts the artists in a thread, and may want them in another before that is done.
 _one_at_a_time = threading.RLock()
-
-
-class Artist:
-    """A process that draws one thing after the other."""
-
-    command = (sys.executable, "-P", "-m", "batchcliff.report.artist")
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(  # noqa: S603
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        atexit.register(self.end)
-
-    def ask(self, request: Spec | str) -> list[bytes]:
-        """What `answered` gives. OSError, EOFError or ValueError if the process is gone."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-        said = json.loads(self.process.stdout.readline())
-        parts = [self.process.stdout.read(size) for size in said["sizes"]]
-        if [len(part) for part in parts] != said["sizes"]:
-            raise EOFError
-        return parts
-
-    def end(self) -> None:
-        """Close its input, at which it ends."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 def start(cache: Path | None = None) -> None:
@@ -164,7 +126,7 @@ def _write_script(copy: Path | None) -> bytes:
 def _begin() -> None:
     _own.artist = None
     with contextlib.suppress(OSError):  # no more processes: then it is done in this one
-        _own.artist = Artist()
+        _own.artist = Helper("batchcliff.report.artist")
 
 
 def _drawn(spec: Spec) -> tuple[bytes, bytes]:
@@ -175,7 +137,7 @@ def _drawn(spec: Spec) -> tuple[bytes, bytes]:
 def _asked(request: Spec | str) -> list[bytes]:
     if _own.artist is not None:
         with contextlib.suppress(OSError, EOFError, ValueError):
-            parts: list[bytes] = _own.artist.ask(request)
+            parts: list[bytes] = _own.artist.ask([json.dumps(request).encode()])
             return parts
         _own.artist = None  # killed, or something was wrong, which is said here
     return answered(request)

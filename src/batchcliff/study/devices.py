@@ -30,7 +30,7 @@ article's. Larger ones than that find out by themselves: who has no room beside 
 tried again alone, in parts if need be."""
 
 
-MOST_BUILDERS = 6
+MOST_BUILDERS = 11
 """Processes that build kernels: a rehearsal has so many parts (training/rehearsal.py)."""
 
 BUILDER_BYTES = 2 << 30

@@ -53,6 +53,14 @@ def _may_have_gpu() -> bool:
     return any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg")) or os.name == "nt"
 
 
+def is_alone(workers: int, devices: int, ranks: int) -> bool:
+    """Whether each of so many `workers` that there may be at once has a device of its own.
+
+    Not how many there are: a run that goes on with its last trial is to say the same of it.
+    """
+    return ranks > 1 or workers <= devices
+
+
 def environment(device: str, workers: int) -> dict[str, str]:
     """Variables of a worker: one thread each on a CPU; on a GPU a fair share of compilers,
     and one folder for the kernels that they build."""

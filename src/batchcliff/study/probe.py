@@ -96,6 +96,7 @@ def probe(
         "groups": sorted({s.settings.batch_norm.group for s in [*specs, trained]}, key=str),
         "checkpoint_every": 0,
         "deterministic": False,
+        "alone": True,
         "ranks": 1,
     }
     started = time.monotonic()

@@ -34,6 +34,7 @@ from batchcliff.study.placement import (
     default_workers,
     devices_of,
     environment,
+    is_alone,
     resolve_device,
 )
 from batchcliff.study.progress import Progress
@@ -197,6 +198,7 @@ class _Run:
             "weights": str(options.weights) if options.weights else "",
             "groups": sorted({s.settings.batch_norm.group for s in self.specs}, key=str),
             "deterministic": options.deterministic,
+            "alone": is_alone(self.width, len(given.devices), options.ranks),
             "grace": options.grace,
             "mixing": options.allow_mixed_numerics,
             "ranks": options.ranks,

@@ -100,7 +100,7 @@ class Station:
             torch.set_num_threads(setup["threads"])
         else:
             torch.cuda.set_device(self.device)  # what names no device means this one
-        choose_algorithms(deterministic=setup["deterministic"])
+        choose_algorithms(deterministic=setup["deterministic"], alone=setup["alone"])
         self.ranks = self.join(descriptors) if setup["ranks"] > 1 else None
         # Of a GPU that others of the run train on, too; with ranks nobody else does.
         self.place = descriptors[0] if descriptors and self.ranks is None else None

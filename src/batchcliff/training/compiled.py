@@ -18,7 +18,7 @@ from batchcliff.trace import mark
 # Of the captured stream: what runs beside it (gradients of weights, kernels.convolution)
 # gets what this leaves of the GPU, and does not hold up what the next layer waits for.
 PRIORITY = -1
-WARM_UPS = 3  # cuDNN picks its algorithms and the allocator settles in the first ones
+WARM_UPS = 3  # libraries pick their algorithms and the allocator settles in the first ones
 
 
 @contextlib.contextmanager

@@ -20,14 +20,18 @@ ENVIRONMENT = {
 """Variables that libraries read as they start: to be set for a process, not in it."""
 
 
-def choose_algorithms(*, deterministic: bool) -> None:
-    """Let torch take the fastest algorithms it finds, or only those that repeat their bits.
+def choose_algorithms(*, deterministic: bool, alone: bool) -> None:
+    """Let torch take the fastest algorithms, or only those that repeat their bits.
 
+    alone: whether nobody else of the run uses the device. Then cuDNN tries its convolutions and
+    takes what was fastest; else what it takes by its rules, since what seems fast while others
+    train may be slow: on an H100 the article's network ran up to 12% slower with what had been
+    found so (docs/log.md, 2026-11-23).
     With `deterministic`, an operation that has none raises RuntimeError, which names it.
     """
     import torch
 
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = alone and not deterministic
     if deterministic or torch.are_deterministic_algorithms_enabled():
         # Not called to leave things as they are: it imports torch's compiler, for seconds.
         torch.use_deterministic_algorithms(deterministic)

@@ -25,7 +25,8 @@ from batchcliff.training.precision import precision
 
 SIZE, CHANNELS, CLASSES = 32, 3, 10  # of the images that most studies are about
 BATCH = 1024
-PARTS = (*CHECKS, "training", "evaluation", "optimizer")
+LAYERS = ("first layers", "middle layers", "last layers")  # of a training pass
+PARTS = (*CHECKS, *LAYERS, "evaluation", "optimizer")
 
 
 def warm_up(kind: str, settings: Settings, part: int, of: int) -> None:
@@ -61,7 +62,8 @@ def rehearse(
     batch: int = BATCH,
 ) -> None:
     """Parts of what a worker does before it trains: checks of the kernels, one training pass
-    and one evaluation of the settings' network on made-up images, the optimizer's compilation.
+    (only the layers asked for by kernels) and one evaluation of the settings' network on
+    made-up images, the optimizer's compilation.
 
     Does nothing for a network of the user's own. Raises what the network or device raises.
     """
@@ -75,15 +77,12 @@ def rehearse(
         )
     model = model.to(device, memory_format=torch.channels_last)
     fused_batch_norm(model, device, settings.precision, batch, checks=parts)
-    if "training" in parts or "evaluation" in parts:
+    thirds = [number for number, name in enumerate(LAYERS) if name in parts]
+    if thirds or "evaluation" in parts:
         images = torch.zeros(batch, CHANNELS, SIZE, SIZE, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
-    if "training" in parts:
-        model.train()
-        with precision(settings.precision, device):
-            logits: Tensor = model(images)
-        with until_the_end(device):
-            torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+    if thirds:
+        _train_once(model, images, settings.precision, thirds)
     if "optimizer" in parts and compiles(device):
         _compile_optimizer(settings, list(model.parameters()))
     if "evaluation" in parts:
@@ -93,6 +92,29 @@ def rehearse(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     mark(f"rehearsed: {', '.join(parts)}")
+
+
+def _train_once(model: Any, images: Tensor, called: str, thirds: Sequence[int]) -> None:
+    """A training pass in which the layers of other thirds are plain, so that their kernels are
+    left to others; and all are again as they were."""
+    layers = model.relu_norms()
+    ours = {at for n in thirds for at in range(len(layers))[_third(n, len(layers))]}
+    chosen = [(layer.fused, layer.convolves, layer.sweeps) for layer in layers]
+    for at, layer in enumerate(layers):
+        if at not in ours:
+            layer.fused = layer.convolves = layer.sweeps = False
+    model.train()
+    with precision(called, images.device):
+        logits: Tensor = model(images)
+    with until_the_end(images.device):
+        torch.autograd.grad(logits.float().sum(), list(model.parameters()))
+    for layer, choice in zip(layers, chosen, strict=True):
+        layer.fused, layer.convolves, layer.sweeps = choice
+
+
+def _third(number: int, count: int) -> slice:
+    """The part of `count` layers that belongs to the number's name in LAYERS."""
+    return slice(number * count // len(LAYERS), (number + 1) * count // len(LAYERS))
 
 
 def _compile_optimizer(settings: Settings, parameters: list[Tensor]) -> None:
