@@ -112,9 +112,26 @@ def beside_table(file: Path) -> str:
     )
 
 
+def launch_table(files: Path) -> str:
+    """Of several runs of bench_launch.py, files joined by "+": where the seconds went."""
+    runs = [json.loads((ROOT / file).read_text())[0] for file in str(files).split("+")]
+    one = runs[0]
+    table = [
+        [phase, *(f"{abs(run['seconds'][phase]):,.1f}" for run in runs)]  # no "-0.0"
+        for phase in one["seconds"]
+    ]
+    shared = "MPS" if one["mps"] else "slices of time"
+    return (
+        f"Seconds of {one['what']}. {one['device']}, {one['cores']} cores, torch "
+        f"{one['torch']}, {one['workers']} workers, {shared}.\n\n"
+        + markdown_table(["", *(f"{run['date']}, {run['code']}" for run in runs)], table)
+    )
+
+
 SPEED_KINDS: dict[str, Callable[[Path], str]] = {
     "beside": beside_table,
     "bench": bench_table,
     "peers": peers_table,
+    "launch": launch_table,
     "models": models_table,
 }
