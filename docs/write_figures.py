@@ -1,4 +1,4 @@
-"""Writes every table of measured figures in README*.md and docs/ from records in the repo.
+"""Writes every table of measured figures in README*.md, docs/ and benchmarks/ from records.
 
     python docs/write_figures.py            rewrite them
     python docs/write_figures.py --check    exit 1 if one is not what the records say
@@ -267,7 +267,8 @@ def rewritten(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Rewrite, or with --check only compare; 1 if something differs."""
     stale = []
-    for page in [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
+    pages = [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in [*sorted(pages), *sorted((ROOT / "benchmarks").glob("*.md"))]:
         old = page.read_text()
         new = rewritten(old)
         if new != old:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,8 @@ import write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FOLDERS = (ROOT / "docs").rglob("*.md"), (ROOT / "benchmarks").glob("*.md")
+PAGES = sorted([*ROOT.glob("*.md"), *itertools.chain(*FOLDERS)])
 
 
 def block(language: str, holds: str) -> str:
