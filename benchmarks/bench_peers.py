@@ -180,7 +180,9 @@ def keras_fit(device: str, size: int) -> Epoch:
     y_train = np.eye(CLASSES, dtype="float32")[labels[:count]]
 
     def epoch() -> int:
-        net.fit(x_train, y_train, batch_size=size, epochs=1, verbose=0)
+        told = net.fit(x_train, y_train, batch_size=size, epochs=1, verbose=0)
+        if not np.isfinite(told.history["loss"][-1]):  # so that it has been trained, by now
+            raise RuntimeError(f"batch {size}: a loss of {told.history['loss'][-1]}")
         return count
 
     return epoch

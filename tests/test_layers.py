@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "batchcliff"
 FILES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"canonical", "errors", "helper", "provenance", "randomness", "record", "spec", "trace"}
+BASE = {
+    "canonical",
+    "errors",
+    "helper",
+    "host_memory",
+    "provenance",
+    "randomness",
+    "record",
+    "spec",
+    "trace",
+}
 ROOMS = {
     "schedules": BASE,
     "data": BASE | {"schedules"},

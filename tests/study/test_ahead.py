@@ -130,6 +130,7 @@ def test_on_a_gpu_other_processes_build_kernels_each_a_part(
 ) -> None:
     monkeypatch.setattr(ahead, "_usual", lambda *_: ("cuda", 1, {"A": "B"}, 2))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(ahead, "host_room", lambda: None)
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(Worker, "send", lambda _, message: told.append(message))
     with two(study, tmp_path / "new"):

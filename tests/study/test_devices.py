@@ -101,22 +101,24 @@ def test_how_many_train_side_by_side(
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cores", "workers", "free", "builders"),
+    ("gpus", "cores", "workers", "free", "host", "builders"),
     [
-        (1, 16, 3, 80 * GIGABYTES, 11),
-        (1, 16, 3, None, 11),
-        (1, 8, 3, 80 * GIGABYTES, 5),  # a core each
-        (1, 2, 2, None, 1),
-        (1, 16, 3, 24 * GIGABYTES, 3),  # room, beside the workers'
-        (1, 16, 1, 6 * GIGABYTES, 1),
-        (8, 128, 24, 80 * GIGABYTES, 11),
-        (8, 24, 24, 80 * GIGABYTES, 1),
+        (1, 16, 3, 80 * GIGABYTES, 128 * GIGABYTES, 11),
+        (1, 16, 3, None, None, 11),
+        (1, 8, 3, 80 * GIGABYTES, None, 5),  # a core each
+        (1, 2, 2, None, None, 1),
+        (1, 16, 3, 24 * GIGABYTES, None, 3),  # room, beside the workers'
+        (1, 16, 3, 80 * GIGABYTES, 30 * GIGABYTES, 6),  # the same of the host's
+        (1, 16, 3, 80 * GIGABYTES, 8 * GIGABYTES, 1),
+        (1, 16, 1, 6 * GIGABYTES, None, 1),
+        (8, 128, 24, 80 * GIGABYTES, 500 * GIGABYTES, 11),
+        (8, 24, 24, 80 * GIGABYTES, None, 1),
     ],
 )
 def test_how_many_build_kernels(
-    gpus: int, cores: int, workers: int, free: int | None, builders: int
+    gpus: int, cores: int, workers: int, free: int | None, host: int | None, builders: int
 ) -> None:
-    assert devices.builders_on(gpus, cores, workers, free) == builders
+    assert devices.builders_on(gpus, cores, workers, free, host) == builders
 
 
 @pytest.mark.parametrize(("status", "found"), [(0, 5), (100, None)])

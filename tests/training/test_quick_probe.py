@@ -16,11 +16,12 @@ from small_trials import CLASSES, SMALL, small_data, small_spec, with_settings
 from torch import nn
 
 from batchcliff.data.resident import Resident
+from batchcliff.host_memory import host_room
 from batchcliff.spec import Decay, Model, Optimizer, TrialSpec
 from batchcliff.stats.predictions import noise_scale, stable_lr
 from batchcliff.training import quick_probe
 from batchcliff.training.probe_readings import Ended, Place, Reading, Room, Speed
-from batchcliff.training.quick_probe import host_room, places, speeds
+from batchcliff.training.quick_probe import places, speeds
 from batchcliff.workloads import NOISY_QUADRATIC
 from batchcliff.workloads.noisy_quadratic import NUM_TRAIN, QUADRATIC, network
 from batchcliff.workloads.noisy_quadratic import dataset as quadratic_data

@@ -34,7 +34,11 @@ MOST_BUILDERS = 11
 """Processes that build kernels: a rehearsal has so many parts (training/rehearsal.py)."""
 
 BUILDER_BYTES = 2 << 30
-"""Free memory of a GPU for each of them; where there is less, it finds out, and ends."""
+"""Free memory of a GPU for each of them, and of the host; where there is less, it finds out,
+and ends."""
+
+HOST_BYTES = 6 << 30
+"""Free memory of the host that is left to each process that trains."""
 
 
 def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
@@ -47,16 +51,20 @@ def workers_on(gpus: int, cores: int, free_bytes: int | None) -> int:
     return gpus * max(1, min(MOST_ON_ONE, room, cores // gpus))
 
 
-def builders_on(gpus: int, cores: int, workers: int, free_bytes: int | None) -> int:
+def builders_on(
+    gpus: int, cores: int, workers: int, free_bytes: int | None, host_bytes: int | None
+) -> int:
     """Processes that build kernels on the first of `gpus` GPUs that `workers` are spread over.
 
     One at least: each needs a core of its own, and room, which the workers have first.
-    free_bytes: as of `workers_on`.
+    free_bytes: as of `workers_on`. host_bytes: of the host; None: not known.
     """
-    room = MOST_BUILDERS
+    most = min(MOST_BUILDERS, cores - workers)
     if free_bytes is not None:
-        room = (free_bytes - -(-workers // gpus) * NEEDED_BYTES) // BUILDER_BYTES
-    return max(1, min(MOST_BUILDERS, room, cores - workers))
+        most = min(most, (free_bytes - -(-workers // gpus) * NEEDED_BYTES) // BUILDER_BYTES)
+    if host_bytes is not None:
+        most = min(most, (host_bytes - workers * HOST_BYTES) // BUILDER_BYTES)
+    return max(1, most)
 
 
 def gpus() -> int:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from batchcliff.data.resident import Resident
+from batchcliff.host_memory import host_room, resident_bytes
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import learning_rates, timeline_of
 from batchcliff.training.epochs import epoch_tensors
@@ -58,33 +59,6 @@ def room(device: torch.device) -> Room:
     return Room(limit=host_room(), of="host", device=device_name(device))
 
 
-def host_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process may have in all: what is available, and what it has. The
-    container's limit counts where there is one (cgroup 2). None if the system does not say."""
-    try:
-        lines = (proc / "meminfo").read_text().splitlines()
-        kilobytes = next(x for x in lines if x.startswith("MemAvailable:")).split()[1]
-        own = _resident_bytes(proc)
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
-    if own is None:
-        return None
-    available = int(kilobytes) * 1024
-    try:
-        limit, used = ((cgroup / f"memory.{name}").read_text() for name in ("max", "current"))
-        available = min(available, max(int(limit) - int(used), 0))
-    except (OSError, ValueError):  # none, or "max"
-        pass
-    return available + own
-
-
-def _resident_bytes(proc: Path, name: str = "VmRSS:") -> int | None:
-    for line in (proc / "self" / "status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def limit_host_memory() -> None:
     """Make an allocation beyond the host's memory fail in this process, in place of having
     the kernel kill some process for it. Linux only."""
@@ -95,7 +69,7 @@ def limit_host_memory() -> None:
 
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])
-        have, own = pages * resource.getpagesize(), _resident_bytes(Path("/proc"))
+        have, own = pages * resource.getpagesize(), resident_bytes()
     except (OSError, ValueError, IndexError):
         return
     soft = have + max(limit - (own or 0), 0)
@@ -108,7 +82,7 @@ def _peak(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        return _resident_bytes(Path("/proc"), "VmHWM:")
+        return resident_bytes(most=True)
     except OSError:
         return None
 
