@@ -50,6 +50,18 @@ def test_one_that_is_gone_gives_no_answer(module: str) -> None:
     helper.end()
 
 
+@pytest.mark.parametrize("said", ["[]", "{}", '{"sizes": 1}', '{"sizes": ["1"]}', "no JSON"])
+def test_what_is_no_message_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    (tmp_path / "odd_helper.py").write_text(f"input()\nprint({said!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    helper = Helper("odd_helper")
+    with pytest.raises(ValueError):
+        helper.ask([b""])
+    helper.end()
+
+
 @pytest.mark.parametrize("said", [b"", b'{"sizes": [3]}\nab'])
 def test_it_ends_without_a_word_when_who_asks_is_gone(module: str, said: bytes) -> None:
     done = subprocess.run(

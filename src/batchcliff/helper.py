@@ -74,11 +74,15 @@ def _write(stream: IO[bytes], parts: Sequence[bytes]) -> None:
 
 
 def _read(stream: IO[bytes]) -> list[bytes] | None:
-    """The parts of the next message; None where there is none. EOFError for half of one."""
+    """The parts of the next message; None where there is none. EOFError for half of one,
+    ValueError for something else."""
     line = stream.readline()
     if not line:
         return None
-    sizes = json.loads(line)["sizes"]
+    told = json.loads(line)
+    sizes = told.get("sizes") if isinstance(told, dict) else None
+    if not isinstance(sizes, list) or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f"no message: {line[:80]!r}")
     parts = [stream.read(size) for size in sizes]
     if [len(part) for part in parts] != sizes:
         raise EOFError

@@ -59,9 +59,11 @@ def alone(files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Any:
         return decode_images(encoded(files), len(files))
 
 
+@pytest.mark.parametrize("most", [decoding._PORTION_BYTES, 500, 1])
 def test_helpers_give_what_one_process_gives(
-    files: list[bytes], started: list[Helper], monkeypatch: pytest.MonkeyPatch
+    files: list[bytes], started: list[Helper], monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
+    monkeypatch.setattr(decoding, "_PORTION_BYTES", most)
     expected, kinds = alone(files, monkeypatch)
     assert not started and kinds == ("BMP", "PNG")
     found, met = decode_images(encoded(files), COUNT)

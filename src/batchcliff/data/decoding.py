@@ -35,7 +35,8 @@ MAX_ENCODED_BYTES = 64 << 20  # of one image
 _WORTH_THREADS = 16 << 10
 _WORTH_HELPER = 2048  # images
 _HELPERS = (3, 8)  # fewer gain nothing, since their images are read and told by one process
-_PORTION = 512  # images that a helper gets at a time
+_PORTION = 512  # images that a helper gets at a time,
+_PORTION_BYTES = 32 << 20  # and not many more bytes
 
 Encoded = tuple[str, Callable[[], bytes]]
 """Where an image comes from, for messages, and how to get its bytes."""
@@ -104,9 +105,11 @@ def _decode_beside(
 
     def put(numbered: tuple[int, list[Encoded]]) -> set[str]:
         number, portion = numbered
-        decoded, kinds = beside.decode([(name, read()) for name, read in portion])
-        begin = 1 + number * _PORTION
-        images_NHWC[begin : begin + len(portion)] = decoded
+        at, kinds = 1 + number * _PORTION, set[str]()
+        for part in _in_parts((name, read()) for name, read in portion):
+            images_NHWC[at : at + len(part)], met = beside.decode(part)
+            at += len(part)
+            kinds |= met
         return kinds
 
     portions = enumerate(iter(lambda: list(itertools.islice(rest, _PORTION)), []))
@@ -116,6 +119,19 @@ def _decode_beside(
     finally:
         pool.shutdown(cancel_futures=True)
         beside.end()
+
+
+def _in_parts(named: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """All of them, in lists that are cut where they have `_PORTION_BYTES`."""
+    part, size = list[tuple[str, bytes]](), 0
+    for one in named:
+        part.append(one)
+        size += len(one[1])
+        if size >= _PORTION_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 class _Beside:

@@ -62,8 +62,8 @@ def rehearse(
     batch: int = BATCH,
 ) -> None:
     """Parts of what a worker does before it trains: checks of the kernels, one training pass
-    (only the layers asked for by kernels) and one evaluation of the settings' network on
-    made-up images, the optimizer's compilation.
+    and one evaluation of the settings' network on made-up images, the optimizer's compilation.
+    Layers whose third of the network is not asked for are plain in the training pass.
 
     Does nothing for a network of the user's own. Raises what the network or device raises.
     """
