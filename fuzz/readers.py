@@ -23,7 +23,7 @@ from seeds import RECORDS
 from watch import scratch
 
 from batchcliff.canonical import parse_json
-from batchcliff.data import cifar, images, verify
+from batchcliff.data import cifar, decoding, images, verify
 from batchcliff.errors import DataError, UsageError
 from batchcliff.study import claims, identity
 from batchcliff.study.plan import Plan
@@ -289,7 +289,7 @@ def parquet(data: bytes) -> object:
 def image(data: bytes) -> object:
     """One encoded image."""
     with contextlib.suppress(DataError):
-        return images.decode_images([("image", lambda: data)], 1)
+        return decoding.decode_images([("image", lambda: data)], 1)
     return None
 
 

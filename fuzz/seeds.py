@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchcliff.data import cifar, images, verify
+from batchcliff.data import cifar, decoding, verify
 from batchcliff.study.sealed import seal
 from batchcliff.studyfile import recipe_names, recipe_text
 
@@ -107,7 +107,7 @@ def small_images() -> list[bytes]:
     from PIL import Image
 
     found = []
-    for kind in images.FORMATS:
+    for kind in decoding.FORMATS:
         for mode in ("RGB", "L"):
             buffer = io.BytesIO()
             Image.new(mode, (5, 4), 7).save(buffer, kind)
