@@ -115,6 +115,12 @@ def test_a_float_stays_itself(value: float) -> None:
     json.loads(text, parse_constant=pytest.fail)  # no NaN, no Infinity: any reader can read it
 
 
+@pytest.mark.parametrize("spelled", ["[]", "{}", "null", "true", "1.5", '"many"', '["nan"]'])
+def test_what_spells_no_float_is_malformed(spelled: str) -> None:
+    with pytest.raises(ValueError, match="float"):
+        parse_json(f'{{"a":{{"$float":{spelled}}}}}')
+
+
 @pytest.mark.parametrize("name", ["", "lea", "leaf_", "Count"])
 def test_an_unknown_field_is_refused(name: str) -> None:
     plain = to_plain(Tree(1, Leaf("a"))) | {name: 1}

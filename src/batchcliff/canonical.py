@@ -75,6 +75,8 @@ def _spell_floats(value: Any) -> Any:
 
 def _read_floats(value: dict[str, Any]) -> Any:
     if value.keys() == {"$float"}:
+        if not isinstance(value["$float"], str):
+            raise ValueError(f"$float: {value['$float']!r:.80} is no text")
         return float(value["$float"])
     return value
 

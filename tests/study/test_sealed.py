@@ -86,3 +86,9 @@ def test_floats_are_the_same_bit_for_bit() -> None:
     whole, exponent = (lambda: rng.randrange(10 ** rng.randrange(1, 25))), range(-330, 290)
     digits = ",".join(f"{whole()}.{whole()}e{rng.choice(exponent)}" for _ in range(20_000))
     assert sealed._parsed(f"[{digits}]".encode()) == json.loads(f"[{digits}]")
+
+
+@pytest.mark.parametrize("spelled", [[], {}, None, True, 1.5, "many"])
+def test_a_seal_does_not_make_a_float_of_anything(spelled: Any) -> None:
+    with pytest.raises(Damaged):
+        unseal(seal({"accuracy": {"$float": spelled}}, None))
