@@ -7,7 +7,9 @@ own; the processes stay for all mixtures, so that who has no part in one idles b
 size is first timed alone, in the same process. A share of 0.4 beside one of 0.7 sums to 1.1:
 together they do in a second what takes 1.1 seconds one after the other. --mps starts NVIDIA's
 Multi-Process Service for it; without, processes share the GPU in slices of time. --below N
-gives the N-th process and those behind it the service's lower priority.
+gives the N-th process and those behind it the service's lower priority. --tries has cuDNN try
+its algorithms, as no process of a study does that shares a GPU: all prepare their trials at the
+same time, and what each trial is worth alone then says what it costs to try beside others.
 
 On a CUDA device the article's trial on random images, whole epochs of updates with a test after
 each; what an epoch draws is drawn once. On a CPU that of `digits`, which says nothing of GPUs.
@@ -115,7 +117,12 @@ class Trial:
 
 
 def work(
-    place: int, mixtures: list[Mixture], seconds: float, together: Barrier, told: Any
+    place: int,
+    mixtures: list[Mixture],
+    seconds: float,
+    tries: bool,
+    together: Barrier,
+    told: Any,
 ) -> None:
     """The process of a place: what it trains is prepared first, then all mixtures in turn."""
     import torch
@@ -123,7 +130,7 @@ def work(
 
     from batchcliff.training.deterministic import choose_algorithms
 
-    choose_algorithms(deterministic=False, alone=False)
+    choose_algorithms(deterministic=False, alone=tries)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(torch.get_num_threads() if device == "cuda" else 1)
     try:
@@ -144,12 +151,14 @@ def measure(
     mixtures: list[Mixture],
     seconds: float,
     below: int,
+    tries: bool,
     heard: Callable[[Mixture, list[float]], None],
 ) -> None:
     """Time all mixtures; `heard` is told each as soon as it is over.
 
     below: number of the first process, from 1, that has the lower priority; 0: none has.
-    RuntimeError if a process fails, which has said why.
+    tries: whether cuDNN tries its algorithms. RuntimeError if a process fails, which has said
+    why.
     """
     spawn = multiprocessing.get_context("spawn")
     width = len(mixtures[0])
@@ -157,7 +166,7 @@ def measure(
     processes = []
     for place in range(width):
         os.environ[PRIORITY] = str(int(0 < below <= place + 1))
-        given = (place, mixtures, seconds, together, told)
+        given = (place, mixtures, seconds, tries, together, told)
         processes.append(spawn.Process(target=work, args=given, daemon=True))
         processes[-1].start()
     del os.environ[PRIORITY]  # it was for them
@@ -181,6 +190,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="at least, a mixture")
     parser.add_argument("--mps", action="store_true", help="with the Multi-Process Service")
     parser.add_argument("--below", type=int, default=0, help="first process of lower priority")
+    parser.add_argument("--tries", action="store_true", help="have cuDNN try its algorithms")
     parser.add_argument("--json", type=Path, help="file for the result")
     chosen = parser.parse_args()
     mixtures = [[int(s) for s in text.split(",")] for text in chosen.mixtures.split()]
@@ -199,7 +209,8 @@ def main() -> int:
         service = served_by_mps(Path(scratch)) if chosen.mps else contextlib.nullcontext({})
         with service as variables:
             os.environ |= variables
-            measure(with_each_alone(mixtures), chosen.seconds, chosen.below, heard)
+            asked = with_each_alone(mixtures)
+            measure(asked, chosen.seconds, chosen.below, chosen.tries, heard)
     import torch
 
     from batchcliff.provenance import code_name, utc_now
@@ -209,7 +220,7 @@ def main() -> int:
     common = {
         "device": device_name(device), "torch": torch.__version__, "code": code_name(),
         "cores": len(os.sched_getaffinity(0)), "date": utc_now()[:10],
-        "mps": chosen.mps, "processes": len(measured[0][0]),
+        "mps": chosen.mps, "processes": len(measured[0][0]), "tries": chosen.tries,
     }  # fmt: skip
     if chosen.json:
         rows = [row | common for row in rows_of(measured, chosen.below)]
