@@ -37,7 +37,7 @@ def test_shares_are_of_the_rate_alone_in_the_same_run(bench: Any) -> None:
 
 def test_processes_train_at_the_same_time(bench: Any) -> None:
     mixtures, heard = bench.with_each_alone([[256, 512]]), {}
-    bench.measure(mixtures, 0.05, 0, heard.__setitem__)
+    bench.measure(mixtures, 0.05, 0, False, heard.__setitem__)
     assert list(heard) == [(256, 0), (0, 512), (256, 512)]
     assert [[rate > 0 for rate in rates] for rates in heard.values()] == [
         [True, False], [False, True], [True, True],
@@ -46,4 +46,4 @@ def test_processes_train_at_the_same_time(bench: Any) -> None:
 
 def test_a_process_that_fails_ends_the_measurement(bench: Any) -> None:
     with pytest.raises(RuntimeError, match="a process ended"):
-        bench.measure([(256, -1)], 0.05, 0, lambda *_: None)
+        bench.measure([(256, -1)], 0.05, 0, False, lambda *_: None)
