@@ -15,7 +15,7 @@ BASE = {
     "canonical",
     "errors",
     "helper",
-    "host_memory",
+    "host",
     "provenance",
     "randomness",
     "record",

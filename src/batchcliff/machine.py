@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchcliff.errors import BatchcliffError
+from batchcliff.host import cores
 from batchcliff.study.printable import printable
 
 GIGABYTE = 1e9
@@ -90,11 +91,8 @@ def _devices() -> Check:
 
 
 def _threads() -> Check:
-    usable = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return Check("threads", f"{usable} CPUs" + (f", OMP_NUM_THREADS={limit}" if limit else ""))
+    return Check("threads", f"{cores()} CPUs" + (f", OMP_NUM_THREADS={limit}" if limit else ""))
 
 
 def _memory() -> Check:

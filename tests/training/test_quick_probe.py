@@ -16,7 +16,7 @@ from small_trials import CLASSES, SMALL, small_data, small_spec, with_settings
 from torch import nn
 
 from batchcliff.data.resident import Resident
-from batchcliff.host_memory import host_room
+from batchcliff.host import host_room
 from batchcliff.spec import Decay, Model, Optimizer, TrialSpec
 from batchcliff.stats.predictions import noise_scale, stable_lr
 from batchcliff.training import quick_probe

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from batchcliff.data.verify import MAX_DECODED_BYTES
 from batchcliff.errors import BatchcliffError, DataError
 from batchcliff.helper import Helper
+from batchcliff.host import cores
 
 # N images, H height, W width, C channel
 
@@ -78,7 +79,7 @@ def decode_images(
     rest = enumerate(source, start=1)
     small = len(data) < _WORTH_THREADS
     fewest, most = _HELPERS
-    helpers = min(most, len(os.sched_getaffinity(0)), count // _WORTH_HELPER)
+    helpers = min(most, cores(), count // _WORTH_HELPER)
     if small and helpers >= fewest:
         kinds |= _decode_beside(images, (name, data), source, helpers)
     elif small:

@@ -13,12 +13,11 @@ cores, and leave them where the workers find them (training/rehearsal.py).
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from batchcliff.canonical import to_plain
-from batchcliff.host_memory import host_room
+from batchcliff.host import cores, host_room
 from batchcliff.spec import Settings, StudySpec
 from batchcliff.study.devices import builders_on, free_bytes
 from batchcliff.study.engines.local import Worker
@@ -67,8 +66,7 @@ def started_ahead(
         count = min(width, _fewest_jobs(study, kind))
     try:
         if count and kind == "cuda":
-            cores = len(os.sched_getaffinity(0))
-            builders = builders_on(gpus, cores, width, free_bytes(), host_room())
+            builders = builders_on(gpus, cores(), width, free_bytes(), host_room())
         for part in range(builders):
             building.append(_started(environment, kind, study.settings, part, builders))
         for _ in range(count):

@@ -259,7 +259,10 @@ def make_reserve(tmp: Folder) -> None:
     except OSError:
         return
     try:
-        os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        else:
+            os.write(fd, bytes(RESERVE_BYTES))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(RESERVE, dir_fd=tmp.fd)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from batchcliff.errors import UsageError
+from batchcliff.host import cores
 from batchcliff.study.compile_cache import TRITON, compiler_folders
 from batchcliff.study.devices import free_bytes, gpus, workers_on
 
@@ -16,10 +17,9 @@ def default_workers(device: str, gpus: int = 1, ranks: int = 1) -> int:
 
     With `ranks`, as many teams as have cores, or one on each of `gpus` groups of GPUs.
     """
-    cores = len(os.sched_getaffinity(0))
     if device == "cpu":
-        return max(1, cores // ranks)
-    return gpus if ranks > 1 else workers_on(gpus, cores, free_bytes())
+        return max(1, cores() // ranks)
+    return gpus if ranks > 1 else workers_on(gpus, cores(), free_bytes())
 
 
 def resolve_device(device: str) -> str:
@@ -74,6 +74,6 @@ def environment(device: str, workers: int) -> dict[str, str]:
         }
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         return keep | dict.fromkeys(threads, "1")
-    share = max(2, len(os.sched_getaffinity(0)) // workers)
+    share = max(2, cores() // workers)
     kernels = {TRITON: str(compiler_folders()[TRITON])}
     return kernels | {"TORCHINDUCTOR_COMPILE_THREADS": str(share)}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from batchcliff.data.resident import Resident
-from batchcliff.host_memory import host_room, resident_bytes
+from batchcliff.host import host_room, resident_bytes
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import learning_rates, timeline_of
 from batchcliff.training.epochs import epoch_tensors

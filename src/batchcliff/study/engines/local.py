@@ -129,6 +129,8 @@ class Worker:
         """Whether it has ended; it is not reaped, so that nobody else gets its number."""
         if self.process.returncode is not None:
             return True
+        if not hasattr(os, "waitid"):  # macOS, which has no other way to look without reaping
+            return self.process.poll() is not None
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self.process.pid, look) is not None

@@ -1,8 +1,16 @@
-"""How much of the host's memory a process may have, asked of Linux."""
+"""What of the host a process may use: cores, and memory where the system tells (Linux)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def cores() -> int:
+    """That this process may run on; all of the machine's where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def host_room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
