@@ -109,22 +109,33 @@ def _listed(words: list[str]) -> str:
 
 
 def probe_cost_table(file: Path) -> str:
-    """What each probe costs of a trial (benchmarks/bench_probes.py)."""
+    """What each probe costs of a trial (benchmarks/bench_probes.py).
+
+    Of rows that do not say how much was probed, no share: they took a short run's probes.
+    """
     rows = json.loads((ROOT / file).read_text())
     kinds = [key.removesuffix("_seconds") for key in rows[0] if key.endswith("_seconds")]
     kinds = [kind for kind in kinds if kind not in ("trial", "first")]
+    first, head, probed = rows[0], ["batch size", "trial", *kinds], ""
     table = [
         [f"{row['batch_size']:,}", f"{row['trial_seconds']:.2f}",
-         *(f"{row[f'{kind}_seconds']:.3f}" for kind in kinds), f"{row['share']:.1%}"]
+         *(f"{row[f'{kind}_seconds']:.3f}" for kind in kinds)]
         for row in rows
     ]  # fmt: skip
-    first = rows[0]
+    if "iterations" in first:
+        head.append("share")
+        for line, row in zip(table, rows, strict=True):
+            line.append(f"{row['share']:.1%}")
+        probed = (
+            f" Probes at {first['places']} places, the sharpness at "
+            f"{first['sharpness_places']} with {first['iterations']} iterations."
+        )
     on_gpu = "+cu" in first["torch"]
     where = first["device"] if on_gpu else f"{first['device']}, one thread"
     return (
         f"Seconds of a trial and of its probes. {first['workload']}, {where}, "
-        f"torch {first['torch']}, {first['code']}, {first['date']}.\n\n"
-        + markdown_table(["batch size", "trial", *kinds, "share"], table)
+        f"torch {first['torch']}, {first['code']}, {first['date']}.{probed}\n\n"
+        + markdown_table(head, table)
     )
 
 

@@ -117,8 +117,7 @@ def launch_table(files: Path) -> str:
     runs = [json.loads((ROOT / file).read_text())[0] for file in str(files).split("+")]
     one = runs[0]
     table = [
-        [phase, *(f"{abs(run['seconds'][phase]):,.1f}" for run in runs)]  # no "-0.0"
-        for phase in one["seconds"]
+        [phase, *(f"{run['seconds'][phase]:z,.1f}" for run in runs)] for phase in one["seconds"]
     ]
     shared = "MPS" if one["mps"] else "slices of time"
     return (

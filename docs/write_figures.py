@@ -4,12 +4,13 @@
     python docs/write_figures.py --check    exit 1 if one is not what the records say
 
 A table stands between `<!-- figures: KIND PATH -->` and `<!-- /figures -->`, PATH being a
-study's folder (several, joined by +) or a benchmark's .json file. What stands there is never
+study's folder or a benchmark's .json file (several, joined by +). What stands there is never
 edited by hand. Tables of probes and of searches are made in the files beside this one.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -267,8 +268,8 @@ def rewritten(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Rewrite, or with --check only compare; 1 if something differs."""
     stale = []
-    pages = [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")]
-    for page in [*sorted(pages), *sorted((ROOT / "benchmarks").glob("*.md"))]:
+    folders = (ROOT / "docs").rglob("*.md"), (ROOT / "benchmarks").glob("*.md")
+    for page in sorted(itertools.chain(ROOT.glob("README*.md"), *folders)):
         old = page.read_text()
         new = rewritten(old)
         if new != old:

@@ -1,4 +1,4 @@
-"""The README says macOS, too: a study on a machine without what only Linux has.
+"""The README says that nothing is needed that only Linux has: a study on a machine without it.
 
 A stand-in: the calls that CPython has on Linux alone are taken away, in every process of the
 run. What else differs there (/proc, signals of pipes) is asked for by `sys.platform` or does
@@ -19,8 +19,7 @@ import pytest
 LINUX_ALONE = (
     "sched_getaffinity", "sched_setaffinity", "posix_fallocate", "posix_fadvise",
     "memfd_create", "waitid", "pidfd_open", "eventfd", "splice", "copy_file_range",
-    "fdatasync", "pipe2",
-    "getrandom", "setresuid", "O_TMPFILE", "O_PATH",
+    "fdatasync", "pipe2", "getrandom", "setresuid", "O_TMPFILE", "O_PATH",
 )  # fmt: skip
 SITE = f"""
 import os, pathlib
