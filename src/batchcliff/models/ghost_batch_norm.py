@@ -8,6 +8,7 @@ normalised its own eighth of the batch and kept its own running statistics.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,11 @@ class GhostBatchNorm2d(nn.Module):
     fused: `relu` runs the Triton kernels of `batchcliff.kernels`; see `fused_batch_norm`.
     convolves: and `batchcliff.kernels.layers` runs the convolution before it by kernels too.
     sweeps: and where `batchcliff.kernels.sweep` has that convolution, by its kernel.
+    normalise: `training.second_derivatives.batch_norm`, in place of PyTorch's operations in
+        training, where groups are of equal size; running statistics stay as they are.
     """
 
+    normalise: Callable[[Tensor, Tensor, Tensor, int, float], Tensor] | None = None
     fused: bool = False
     convolves: bool = False
     sweeps: bool = False
@@ -73,6 +77,8 @@ class GhostBatchNorm2d(nn.Module):
             )
         if rest:
             return self._with_rest(x_BCHW, rest)
+        if self.normalise is not None:
+            return self.normalise(x_BCHW, self.weight, self.bias, self.group, self.eps)
         if batch == self.group and self.shards == 1:
             return self._one_group(x_BCHW)
         return self._groups(x_BCHW)

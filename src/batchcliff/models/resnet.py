@@ -34,12 +34,26 @@ class Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or previous != channels:
             self.shortcut = nn.Sequential(
-                _conv(previous, channels, 1, stride), _norm(channels, batch_norm, group)
+                _Projection(previous, channels, 1, stride, bias=False),
+                _norm(channels, batch_norm, group),
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         inner = _convolved(self.conv1, self.norm1, x_BCHW)
         return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x_BCHW))
+
+
+class _Projection(nn.Conv2d):
+    """A 1x1 convolution. On a CPU the images are thinned out before it, which is the same: for
+    strided ones of few channels oneDNN's AVX2 code writes past its memory when it
+    differentiates them (uxlfoundation/oneDNN issue 6035)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if x_BCHW.device.type != "cpu":
+            return super().forward(x_BCHW)
+        rows, columns = self.stride
+        thin = x_BCHW[:, :, ::rows, ::columns].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(thin, self.weight)
 
 
 class ResNet(Network):

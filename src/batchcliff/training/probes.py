@@ -40,6 +40,7 @@ from batchcliff.training.probes_plan import (
     examples_of_a_probe,
     points,
 )
+from batchcliff.training.second_derivatives import differentiated_twice
 
 # P points, S stack, n examples of a probe, k draws per example
 
@@ -70,9 +71,8 @@ class Probing:
 
     @contextlib.contextmanager
     def _looking(self, most: int) -> Iterator[None]:
-        """Without a trace, in float32, multiplied in TF32 where a GPU can: in float32 cuDNN has
-        but slow ways to differentiate a convolution twice, which took most of a probe's time.
-        It takes what its rules say, since trying all of its algorithms for a few passes would
+        """Without a trace, in float32, multiplied in TF32 where a GPU can. cuDNN takes what its
+        rules say, since trying all of its algorithms for a few passes would
         cost more than they do."""
         cudnn = torch.backends.cudnn
         before, cudnn.benchmark = cudnn.benchmark, False
@@ -117,7 +117,7 @@ class Probing:
     def curvature(self) -> Tensor:
         """The Lanczos matrix of the first half of the examples, [2, k]."""
         loss = functools.partial(self._loss, 0, self.examples)
-        with self._looking(self.examples):
+        with self._looking(self.examples), differentiated_twice(self.loop.model):
             return lanczos(loss, self.loop.parameters, self.start_W, self.effort.iterations)
 
 
