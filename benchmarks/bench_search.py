@@ -9,6 +9,7 @@ the tests; nothing of it depends on the machine.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,10 @@ KINDS: dict[str, dict[str, float]] = {
 }
 
 
-def scores(kind: dict[str, float], count: int) -> dict[str, float]:
+SEEDS = 3, 5  # of a cell
+
+
+def scores(kind: dict[str, float], count: int, seeds: int) -> dict[str, float]:
     """Shares of tolerance and collapse cliffs that are found, mean and largest cost."""
     errors: dict[str, list[float]] = {"tolerance": [], "collapse": []}
     costs = []
@@ -39,9 +43,9 @@ def scores(kind: dict[str, float], count: int) -> dict[str, float]:
             arm: studies.Workload(midpoint=place + k, **kind)
             for k, arm in enumerate(studies.ARMS)
         }
-        rule = studies.rules()
+        rule = studies.rules(seeds=tuple(range(seeds)))
         endings, decision = studies.run(rule, made, number)
-        costs.append(len(endings) / (len(studies.LADDER) * len(studies.SEEDS) * len(made)))
+        costs.append(len(endings) / (len(studies.LADDER) * seeds * len(made)))
         threshold = made[rule.reference_arm].plateau - studies.DELTA
         for one in decision.sought:
             errors[one.kind].append(studies.error_octaves(one, made[one.arm], threshold))
@@ -53,12 +57,13 @@ def line(row: dict[str, float | str]) -> list[str]:
     """A row of the table from one of the file."""
     return [
         str(row["trials"]),
+        str(row["seeds"]),
         *(f"{row[kind]:.1%}" for kind in ("tolerance", "collapse")),
         *(f"{row[cost]:.0%}" for cost in ("mean_cost", "most")),
     ]
 
 
-HEADER = ["trials", "tolerance", "collapse", "trials, mean", "most"]
+HEADER = ["trials", "seeds", "tolerance", "collapse", "trials, mean", "most"]
 
 
 def main() -> None:
@@ -67,10 +72,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     rows: list[dict[str, float | str]] = []
-    print(f"| {' | '.join(HEADER)} |\n| --- | ---: | ---: | ---: | ---: |")
-    for name, kind in KINDS.items():
-        found = scores(kind, options.studies)
-        rows.append({"trials": name, "studies": options.studies, **found})
+    print(f"| {' | '.join(HEADER)} |\n| --- |{' ---: |' * (len(HEADER) - 1)}")
+    for (name, kind), seeds in itertools.product(KINDS.items(), SEEDS):
+        found = scores(kind, options.studies, seeds)
+        rows.append({"trials": name, "seeds": seeds, "studies": options.studies, **found})
         print(f"| {' | '.join(line(rows[-1]))} |", flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import search_studies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_studies import (
@@ -95,6 +96,61 @@ def test_control_a_search_that_stops_at_the_coarse_sizes_misses() -> None:
     one = Workload(midpoint=9.05, width=0.0, noise=0.0)
     _, decision = run(coarse, {"none": one}, 0)
     assert error_octaves(decision.sought[1], one, one.plateau - DELTA) > 0.5
+
+
+@pytest.mark.parametrize("kind", NOISY)
+def test_with_five_seeds_the_share_is_smaller(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_studies, "SEEDS", (0, 1, 2, 3, 4))
+    errors, cost = scores(NOISY[kind], ARMS)
+    assert np.mean(np.array(errors) <= 0.5) >= 0.95
+    assert cost * 3 / 5 <= 0.2  # `scores` divides by the trials of three seeds
+
+
+# --- when a neighbour is settled -----------------------------------------------------------
+
+PLATEAU = 0.9
+
+
+def asked(values: dict[int, list[float]], seeds: int) -> set[Wanted]:
+    """What is wanted after trials at these sizes, neighbours on the ladder; nan: diverged."""
+    sizes = tuple(values)
+    endings: dict[Wanted, Ending] = {
+        Wanted("none", size, seed): (
+            (Outcome.DIVERGED, None) if math.isnan(value) else (Outcome.OK, value)
+        )
+        for size, found in values.items()
+        for seed, value in enumerate(found)
+    }
+    rule = rules(("none",), ladder={"none": sizes}, seeds=tuple(range(seeds)))
+    return set(decide(rule, endings).wanted)
+
+
+def test_a_mean_is_settled_when_the_seeds_left_cannot_move_it() -> None:
+    """The spread is 0.005, the prior's. Four values of a mean 0.004 below the line of 0.88: a
+    fifth moves the mean of five by 0.005 * sqrt(1 / 4 - 1 / 5), a tenth of which 1.5 is less
+    than 0.004, but with a hundred seeds at hand the mean may yet come out above."""
+    plateau = [PLATEAU] * 4
+    below = [0.876] * 4
+    assert asked({128: plateau, 184: below}, 5) == set()
+    wide = [0.866, 0.886, 0.871, 0.881]
+    assert asked({128: plateau, 184: wide}, 5) == set()
+    assert asked({128: plateau, 184: wide}, 100) == {Wanted("none", 184, 4)}
+    assert asked({128: plateau, 184: [0.876]}, 5) == {Wanted("none", 184, 1)}
+    assert asked({128: plateau, 184: below}, 4) == set()  # there is none left
+
+
+def test_a_majority_that_none_can_overturn_is_settled() -> None:
+    """Of five, three decide; with 0.9 and chance 0.1 one collapse decides the tolerance."""
+    nan = math.nan
+    stands, split = [PLATEAU] * 2, [PLATEAU, nan, nan]
+    assert asked({128: stands, 184: split}, 5) == {Wanted("none", 184, 3)}
+    assert asked({128: stands, 184: [*split, nan]}, 5) == set()
+    assert asked({128: stands, 184: split}, 3) == set()
+    both = [PLATEAU, PLATEAU, nan]
+    assert asked({128: stands, 184: both, 256: [nan, nan]}, 5) == {Wanted("none", 184, 3)}
+    assert asked({128: stands, 184: [*both, PLATEAU], 256: [nan, nan]}, 5) == set()
 
 
 # --- the ends that are no cliff ------------------------------------------------------------

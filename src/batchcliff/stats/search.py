@@ -3,8 +3,8 @@
 Each arm is searched by itself on a ladder of batch sizes. First the sizes of the study file
 (powers of two, as a rule), then those between them: always the middle one between the largest
 size that holds and the smallest that falls, until the two are neighbours on the ladder. Then
-more seeds where it is not clear on which side of the cliff a neighbour lies; what they say may
-move the bracket, and the search goes on.
+more seeds where those that a neighbour has not had could put it on the other side of the cliff;
+what they say may move the bracket, and the search goes on.
 
 Whether a size holds is read off the monotone envelope of the arm's curve, as in
 `stats.cliff`: of the mean accuracy against the tolerance threshold, and of the share of
@@ -28,7 +28,7 @@ from batchcliff.stats.draws import Curve, make_curve
 from batchcliff.stats.envelope import monotone_envelope
 
 KINDS = ("tolerance", "collapse")
-SURE = 1.5  # standard errors between a mean and the threshold that settle on which side it is
+SURE = 1.5  # standard deviations of what is to come that settle on which side a mean will be
 PRIOR_TRIALS = 2.0  # that the spread below counts for, beside the spread that is measured
 PRIOR_SPREAD = 0.25  # of delta: standard deviation over seeds before any is known
 ABRUPT = 0.5  # of the way from plateau to chance, between neighbours: trials collapse there,
@@ -355,14 +355,25 @@ class _Arm:
     def _unclear(
         self, kind: str, size: int, reference: Reference, spread: float, few: int
     ) -> bool:
-        """Whether another seed could put the size on the other side of the cliff."""
-        assert reference.floor is not None and reference.threshold is not None
+        """Whether the seeds that the size has not had could put it on the other side of the
+        cliff: stochastic curtailment (Lan, Simon and Halperin 1982, Communications in
+        Statistics C 1:207). The mean of all `most` seeds lies about that of the first n with a
+        standard deviation of spread * sqrt(1 / n - 1 / most). Trials of one kind are taken to
+        say how all will end; where there are both kinds, what the others can still change
+        counts."""
+        assert reference.threshold is not None and reference.floor is not None
+        assert reference.plateau is not None
         k = self.curve.batch_sizes.index(size)
         values = list(self.curve.values[k].values())
-        standing = self._standing(k, reference.floor)
-        if len(values) < few or 0 < standing < 1:
+        collapsed = len(self.curve.failing(k, reference.floor))
+        most = max(len(self.rules.seeds), len(values))
+        if len(values) < few:
             return True
+        mixed = 0 < collapsed < len(values)
         if kind == "collapse":
-            return False
-        error = spread / math.sqrt(len(values))
+            return mixed and 2 * (len(values) - collapsed) < most and 2 * collapsed <= most
+        if mixed:
+            best = sum(values) + (most - len(values)) * reference.plateau
+            return best / most >= reference.threshold
+        error = spread * math.sqrt(1 / len(values) - 1 / most)
         return abs(float(np.mean(values)) - reference.threshold) < SURE * error

@@ -9,7 +9,6 @@ closed form. Values and derivatives are the same (tests/training/test_second_der
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -250,9 +249,7 @@ class _Twice(TorchFunctionMode):
         if function in CONVOLUTIONS:
             found = _convolution(*args, **named)
         elif function is F.batch_norm:
-            found = _normalised(
-                **inspect.signature(F.batch_norm).bind(*args, **named).arguments
-            )
+            found = _normalised(*args, **named)
         return function(*args, **named) if found is None else found
 
 
@@ -297,13 +294,16 @@ def _convolution(
 
 def _normalised(
     input: Tensor,  # noqa: A002  (as F.batch_norm names it)
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
+    momentum: float = 0.1,
     eps: float = 1e-5,
-    **_: Any,
 ) -> Tensor | None:
     """In place of F.batch_norm in training; None where it does not serve."""
+    del running_mean, running_var, momentum  # no statistics are kept
     wide = input.dtype in (torch.float32, torch.float64)
     if not training or weight is None or bias is None or not wide:
         return None
