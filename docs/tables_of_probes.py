@@ -123,9 +123,10 @@ def probe_cost_table(file: Path) -> str:
         for row in rows
     ]  # fmt: skip
     if "iterations" in first:
-        head.append("share")
+        head += ["share", "the first time"]
         for line, row in zip(table, rows, strict=True):
             line.append(f"{row['share']:.1%}")
+            line.append(f"{row['first_seconds'] / row['trial_seconds']:.1%}")
         probed = (
             f" Probes at {first['places']} places, the sharpness at "
             f"{first['sharpness_places']} with {first['iterations']} iterations."

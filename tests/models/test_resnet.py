@@ -127,3 +127,20 @@ def test_initialising_again_forgets_everything(seed: int) -> None:
     other.initialise("he-normal", [seed])
     pairs = zip(net.state_dict().items(), other.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for (_, a), b in pairs)
+
+
+def test_a_narrow_strided_shortcut_has_its_gradients() -> None:
+    """oneDNN's AVX2 code writes past its memory there (its issue 6035): wrong gradients, or a
+    crash. In float64 it is not asked."""
+    torch.manual_seed(0)
+    for _ in range(10):
+        block = Block(4, 8, 2, NORM, 6).train()
+        twin = Block(4, 8, 2, NORM, 6).double().train()
+        twin.load_state_dict(block.state_dict())
+        x = torch.randn(6, 4, 12, 12).contiguous(memory_format=torch.channels_last)
+        slope = torch.randn(6, 8, 6, 6)
+        block(x).backward(slope)
+        twin(x.double()).backward(slope.double())
+        for mine, exact in zip(block.parameters(), twin.parameters(), strict=True):
+            assert mine.grad is not None and exact.grad is not None
+            torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=1e-3, atol=1e-3)
