@@ -74,6 +74,7 @@ SETTINGS = (
     Setting(name="bimodal-skewed", kind="skewed"),
     Setting(name="bimodal-flaky", flaky=0.03),
     Setting(name="bimodal-widening", widening=1.5),
+    Setting(name="bimodal-narrowing", width=0.375, widening=1 / 1.5),
     Setting(name="bimodal-5-points-unpaired", width=0.35, correlation=0.0, delta=0.05),
     Setting(name="censored-above-lost", midpoint=9.0, octaves=2.0, lost=0.15),
     Setting(name="censored-below", midpoint=8.0, shift=-4.0),

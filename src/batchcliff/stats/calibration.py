@@ -15,6 +15,7 @@ others: docs/statistics.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,6 +40,23 @@ TOLERANCE = {
     20: (0.97, 1.06, 1.00),
 }
 STRAY = 0.14  # more of it with a stray trial
+JOINT = 0.94  # times, at three seeds, for an arm that is drawn with the reference; at five 1
+# c of a shift by seeds: where none, one, two (and more) sizes show both kinds, in both arms.
+SHIFT: dict[str, dict[int, tuple[float, ...]]] = {
+    "tolerance": {
+        3: (0.69, 0.83, 0.69),
+        5: (0.80, 0.75, 0.82),
+        10: (0.88, 0.73, 0.92),
+        20: (0.90, 0.76, 0.95),
+    },
+    "collapse": {
+        3: (1.12, 0.91, 1.10, 1.06),
+        5: (1.10, 0.90, 1.09, 1.11),
+        10: (1.07, 0.88, 0.98, 1.09),
+        20: (1.05, 0.90, 0.98, 1.06),
+    },
+}
+LARGE_COST = 0.1  # more of a tolerance cliff's, as the cost grows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,19 +113,20 @@ def tolerance_place(known: Evidence) -> float:
     return float(special.ndtr(min(b, HIGHEST)))
 
 
-def interval_scale(kind: str, known: Evidence, slides: bool = False) -> float:
+def interval_scale(
+    kind: str, known: Evidence, slides: bool = False, joint: bool = False
+) -> float:
     """c of an arm's own cliff: below 1 where the draws are wider than they need be.
 
     `slides`: the accuracy falls without a collapse (`cliff.slides`), so that how wide a
-    collapse may be does not matter.
+    collapse may be does not matter. `joint`: the arm is drawn with the reference arm.
     """
     n = max(known.seeds, FEWEST)
-    if kind == "tolerance" and slides:
-        return 0.97 - 0.5 / n
     if kind == "tolerance":
-        fitted = [-1 / seeds for seeds in TOLERANCE]
-        scales = [by_mixed[min(known.mixed, 2)] for by_mixed in TOLERANCE.values()]
-        return float(np.interp(-1 / n, fitted, scales)) + STRAY * known.stray
+        scale = 0.97 - 0.5 / n if slides else _by_seeds(TOLERANCE, n, known.mixed)
+        if joint and (slides or known.mixed):
+            scale *= float(np.interp(-1 / n, (-1 / 3, -1 / 5), (JOINT, 1.0)))
+        return scale + STRAY * known.stray * (not slides)
     if known.width > 0:
         return 1.0 + 0.36 / known.seeds
     return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
@@ -121,14 +140,19 @@ def shift_scale(kind: str, seeds: int, cost: float, mixed: int, slide: bool = Fa
     fall without a collapse (`cliff.slides`)."""
     n = max(seeds, FEWEST)
     if slide:
-        return 1.06 - 0.5 / n if kind == "collapse" else 1.03 - 1.2 / n
+        return 1.06 - 0.5 / n if kind == "collapse" else 1.03 - 1.38 / n
     if kind == "tolerance":
-        return 1.02 - 0.87 / n * min(1.0, SMALL_COST / cost)
-    if seeds < FEWEST:
-        return TWO_SEEDS["shift"]
-    if mixed == 1:
-        return 0.9 + 0.08 / n  # neither a step nor wide: the draws still allow both
-    return min(1.12, 1.02 + 0.5 / n)
+        dear = 1 - min(1.0, SMALL_COST / cost)
+        return _by_seeds(SHIFT[kind], n, mixed) + LARGE_COST * dear
+    return TWO_SEEDS["shift"] if seeds < FEWEST else _by_seeds(SHIFT[kind], n, mixed)
+
+
+def _by_seeds(table: Mapping[int, tuple[float, ...]], n: int, mixed: int) -> float:
+    """The table's c at that many mixed sizes, or its last one, linear in 1 / n between rows."""
+    fitted = [-1 / seeds for seeds in table]
+    return float(
+        np.interp(-1 / n, fitted, [row[min(mixed, len(row) - 1)] for row in table.values()])
+    )
 
 
 def tail_shares(level: float, scale: float) -> tuple[float, float]:

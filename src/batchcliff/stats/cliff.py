@@ -210,7 +210,8 @@ def tolerance_cliff(
         return _estimate(plain, plain, None, curve, reference.level, TOLERANCE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).tolerance
     known = arm_evidence(curve, reference)
-    scale = interval_scale("tolerance", known, slides(curve, reference))
+    joint = curve is not reference.curve
+    scale = interval_scale("tolerance", known, slides(curve, reference), joint)
     ends = tail_shares(reference.level, scale)
     point = quantile(draws, tolerance_place(known))
     return _estimate(point, plain, _ends(draws, ends), curve, reference.level, TOLERANCE)

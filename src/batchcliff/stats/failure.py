@@ -25,7 +25,7 @@ MIDPOINTS = 16  # points of the integral per octave
 WIDTHS = (0.02, 1.5)  # octaves; prior density in log width: width**WIDTH_POWER
 WIDTH_POWER = 0.5  # chosen by simulation among 0 .. 1: see docs/statistics.md
 WIDTH_POINTS = 20
-WIDTHS_ALIKE = 0.4  # two arms' widths differ by this log-normal standard deviation
+WIDTHS_ALIKE = 0.8  # two arms' widths differ by this log-normal standard deviation
 STRAY = (0.0, 0.02, 0.06, 0.15)  # shares that fail at any batch size, equal in all arms
 STRAY_PRIOR = (0.7, 0.1, 0.1, 0.1)
 
