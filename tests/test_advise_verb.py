@@ -43,7 +43,7 @@ def test_a_study_of_the_repository_in_words() -> None:
         "98.21% (95% interval: 97.80% to 98.61%; 8 trials)",
         "2.00 times fewer (480, not 960)",
         "times as fast on AMD EPYC (95% interval:",
-        "warmup: by interpolation safe up to 160 (not run; between 128 and 256).",
+        "warmup: by interpolation safe up to 164 (not run; between 128 and 256).",
         "warmup at 256: it was run and its mean, 96.28%, is not under 92.48%; but 8 trials",
         "warmup at 512: 8 of 8 trials collapse",
         "other learning rates: each batch size of an arm ran at one",
