@@ -28,8 +28,6 @@ KINDS: dict[str, dict[str, float]] = {
     "all fall, within 1.1 octaves": {"width": 0.25, "gradual": True},
     "all fall, within 2 octaves": {"width": 0.45, "gradual": True},
 }
-
-
 SEEDS = 3, 5  # of a cell
 
 

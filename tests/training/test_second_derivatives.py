@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.training import second_derivatives
-from batchcliff.training.second_derivatives import batch_norm, differentiated_twice
+from batchcliff.training.second_derivatives import KERNEL, batch_norm, differentiated_twice
 
 
 def wide(*shape: int) -> Tensor:
@@ -100,13 +100,14 @@ def test_a_network_has_the_same_curvature_and_keeps_its_statistics(
     model = network(kind).train()
     x, y = torch.randn(8, 3, 4, 4).double(), torch.randint(5, (8,))
     used: list[str] = []
-    for name in ("_BatchNormGradient", "_KernelGradient"):
+    for name in ("_BatchNormGradient", "_Partial"):
         one = getattr(second_derivatives, name)
         backward = one.backward
 
-        def noted(*arguments: Any, name: str = name, backward: Any = backward) -> Any:
-            used.append(name)
-            return backward(*arguments)
+        def noted(ctx: Any, *along: Any, name: str = name, backward: Any = backward) -> Any:
+            if getattr(ctx, "by", KERNEL) == KERNEL:  # of the gradient to the kernels
+                used.append(name)
+            return backward(ctx, *along)
 
         monkeypatch.setattr(one, "backward", staticmethod(noted))
     plain = second(model, x, y, contextlib.nullcontext())
@@ -117,7 +118,7 @@ def test_a_network_has_the_same_curvature_and_keeps_its_statistics(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     # A last, smaller group stays PyTorch's, as does the convolution padded by name.
     assert used.count("_BatchNormGradient") == (0 if kind == "rest" else 2)
-    assert used.count("_KernelGradient") == 1
+    assert used.count("_Partial") == 1
     if kind != "rest":
         after = model.state_dict()
         kept = [n for n in before if not n.endswith("num_batches_tracked")]

@@ -126,7 +126,7 @@ def interval_scale(
         scale = 0.97 - 0.5 / n if slides else _by_seeds(TOLERANCE, n, known.mixed)
         if joint and (slides or known.mixed):
             scale *= float(np.interp(-1 / n, (-1 / 3, -1 / 5), (JOINT, 1.0)))
-        return scale + STRAY * known.stray * (not slides)
+        return scale if slides else scale + STRAY * known.stray
     if known.width > 0:
         return 1.0 + 0.36 / known.seeds
     return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2

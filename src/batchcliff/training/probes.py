@@ -71,9 +71,11 @@ class Probing:
 
     @contextlib.contextmanager
     def _looking(self, most: int) -> Iterator[None]:
-        """Without a trace, in float32, multiplied in TF32 where a GPU can. cuDNN takes what its
-        rules say, since trying all of its algorithms for a few passes would
-        cost more than they do."""
+        """Without a trace, in float32, multiplied in TF32 where a GPU can.
+
+        cuDNN takes what its rules say: trying all of its algorithms for a few passes would cost
+        more than they do.
+        """
         cudnn = torch.backends.cudnn
         before, cudnn.benchmark = cudnn.benchmark, False
         try:

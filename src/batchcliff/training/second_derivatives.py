@@ -32,101 +32,48 @@ class Geometry(NamedTuple):
     dilation: list[int]
     groups: int
 
-    def images(self, slope_BOP: Tensor, kernel_OCp: Tensor, like_BCP: Tensor) -> Tensor:
-        """The gradient with respect to the images."""
-        found: Tensor = self._backward(slope_BOP, like_BCP, kernel_OCp, 0)
-        return found
-
-    def kernels(self, slope_BOP: Tensor, image_BCP: Tensor, like_OCp: Tensor) -> Tensor:
-        """The gradient with respect to the kernels."""
-        found: Tensor = self._backward(slope_BOP, image_BCP, like_OCp, 1)
-        return found
-
-    def _backward(self, slope: Tensor, image: Tensor, kernel: Tensor, which: int) -> Any:
-        none = [0] * len(self.stride)
-        return torch.ops.aten.convolution_backward(
-            slope, image, kernel, None, self.stride, self.padding, self.dilation, False, none,
-            self.groups, [which == 0, which == 1, False],
-        )[which]  # fmt: skip
-
 
 def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
-class _Convolution(torch.autograd.Function):
-    """C(x, k). It and its two gradients are linear in each of their two arguments, and the
-    gradients of any of the three are the other two."""
+IMAGE, KERNEL, SLOPE = range(3)
+
+
+class _Partial(torch.autograd.Function):
+    """A partial derivative of the form <C(image, kernel), slope> by one of the three.
+
+    The form is linear in each: its derivative by the slope is the convolution, those by image
+    and kernel are the convolution's gradients, and the gradients of each are the other two. Of
+    the one that is differentiated by, only the shape is read (the slope: nothing, so None).
+    """
 
     @staticmethod
-    def forward(ctx: Any, image_BCP: Tensor, kernel_OCp: Tensor, shape: Geometry) -> Tensor:
-        ctx.save_for_backward(image_BCP, kernel_OCp)
-        ctx.shape = shape
-        none = [0] * len(shape.stride)
+    def forward(
+        ctx: Any, by: int, shape: Geometry,
+        image_BCP: Tensor, kernel_OCp: Tensor, slope_BOP: Tensor | None,
+    ) -> Any:  # fmt: skip
+        ctx.save_for_backward(image_BCP, kernel_OCp, slope_BOP)
+        ctx.by, ctx.shape = by, shape
         stride, padding, dilation, groups = shape
-        return torch.convolution(
-            image_BCP, kernel_OCp, None, stride, padding, dilation, False, none, groups
-        )
+        settings = stride, padding, dilation, False, [0] * len(stride), groups
+        if by == SLOPE:
+            return torch.convolution(image_BCP, kernel_OCp, None, *settings)
+        wanted = [by == IMAGE, by == KERNEL, False]
+        return torch.ops.aten.convolution_backward(
+            slope_BOP, image_BCP, kernel_OCp, None, *settings, wanted
+        )[by]
 
     @staticmethod
-    def backward(ctx: Any, slope_BOP: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        image, kernel = ctx.saved_tensors
-        first, second = ctx.needs_input_grad[:2]
-        to_image = (
-            _applied(_ImageGradient, slope_BOP, kernel, image, ctx.shape) if first else None
-        )
-        to_kernel = (
-            _applied(_KernelGradient, slope_BOP, image, kernel, ctx.shape) if second else None
-        )
-        return to_image, to_kernel, None
-
-
-class _ImageGradient(torch.autograd.Function):
-    """Of a convolution, linear in the slope and the kernels; `like` gives the shape only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, slope_BOP: Tensor, kernel_OCp: Tensor, like_BCP: Tensor, shape: Geometry
-    ) -> Tensor:
-        ctx.save_for_backward(slope_BOP, kernel_OCp)
-        ctx.shape = shape
-        return shape.images(slope_BOP, kernel_OCp, like_BCP)
-
-    @staticmethod
-    def backward(
-        ctx: Any, along_BCP: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        slope, kernel = ctx.saved_tensors
-        first, second = ctx.needs_input_grad[:2]
-        to_slope = _applied(_Convolution, along_BCP, kernel, ctx.shape) if first else None
-        to_kernel = (
-            _applied(_KernelGradient, slope, along_BCP, kernel, ctx.shape) if second else None
-        )
-        return to_slope, to_kernel, None, None
-
-
-class _KernelGradient(torch.autograd.Function):
-    """Of a convolution, linear in the slope and the images; `like` gives the shape only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, slope_BOP: Tensor, image_BCP: Tensor, like_OCp: Tensor, shape: Geometry
-    ) -> Tensor:
-        ctx.save_for_backward(slope_BOP, image_BCP)
-        ctx.shape = shape
-        return shape.kernels(slope_BOP, image_BCP, like_OCp)
-
-    @staticmethod
-    def backward(
-        ctx: Any, along_OCp: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        slope, image = ctx.saved_tensors
-        first, second = ctx.needs_input_grad[:2]
-        to_slope = _applied(_Convolution, image, along_OCp, ctx.shape) if first else None
-        to_image = (
-            _applied(_ImageGradient, slope, along_OCp, image, ctx.shape) if second else None
-        )
-        return to_slope, to_image, None, None
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        three = list(ctx.saved_tensors)
+        three[ctx.by] = along
+        _, _, *needed = ctx.needs_input_grad
+        found = [
+            _applied(_Partial, by, ctx.shape, *three) if need and by != ctx.by else None
+            for by, need in enumerate(needed)
+        ]
+        return None, None, *found
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -288,7 +235,7 @@ def _convolution(
         return [given] * places if isinstance(given, int) else list(given)
 
     shape = Geometry(numbers(stride), numbers(padding), numbers(dilation), groups)
-    found: Tensor = _applied(_Convolution, input, weight, shape)
+    found: Tensor = _applied(_Partial, SLOPE, shape, input, weight, None)
     return found if bias is None else found + bias.view(-1, *[1] * places)
 
 
