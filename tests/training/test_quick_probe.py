@@ -251,10 +251,8 @@ def test_the_pace_is_that_of_a_block_that_takes_a_while(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_says_how_much_memory_it_has_and_what_a_batch_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # as in a probe's process
+@torch._dynamo.config.patch(disable=True)  # as in a probe's process
+def test_a_gpu_says_how_much_memory_it_has_and_what_a_batch_takes() -> None:
     resident = Resident.of(quadratic_data(), "cuda")
     batches = [dataclasses.replace(QUADRATIC_SPEC, batch_size=size) for size in (64, 2048)]
     options: dict[str, Any] = {"num_classes": 2, "user_build": network, "seconds": 60.0}

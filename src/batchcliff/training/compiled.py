@@ -2,6 +2,7 @@
 
 On a CUDA device an update or an evaluation is compiled by torch.compile and captured as one
 CUDA graph; a replay costs the host one launch. Elsewhere the same function runs as it is.
+`Recorder` is for what is replayed a few times only: it compiles and warms up nothing.
 """
 
 from __future__ import annotations
@@ -87,3 +88,51 @@ def _replay(graph: torch.cuda.CUDAGraph, device: torch.device, _: Callable[[], N
     compiled code, and would crash without them."""
     with torch.cuda.device(device):
         graph.replay()
+
+
+class Recorder:
+    """Makes a function that has run within `on_its_stream` replays of what it launches.
+
+    A graph for some ten replays must cost no more than a run. So nothing is compiled, nobody
+    waits, and no cache is emptied; the graphs share the memory of what they compute between.
+    They are kept as long as the recorder, since the device may still be replaying one when the
+    host is done with it; the functions are not.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs: list[torch.cuda.CUDAGraph] = []
+
+    @contextlib.contextmanager
+    def on_its_stream(self) -> Iterator[None]:
+        """The block's work begins after what was launched before, and what follows the block
+        begins after it. Gradients run where their forward pass ran, so both belong in here."""
+        with torch.cuda.device(self.device):
+            around = torch.cuda.current_stream()
+            self.stream.wait_stream(around)
+            try:
+                with torch.cuda.stream(self.stream):
+                    yield
+            finally:
+                around.wait_stream(self.stream)
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Replays of `function`, whose tensors the caller keeps as long as it replays them; or
+        itself, where there is no memory for a graph. It must not wait for the device."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may ask the device things: they are no part of this.
+        graph.capture_begin(self.pool, capture_error_mode="thread_local")
+        try:
+            function()
+        except torch.OutOfMemoryError:
+            graph.capture_end()
+            return function
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # a broken capture says so once more
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        self.graphs.append(graph)
+        return graph.replay

@@ -19,6 +19,7 @@ from batchcliff.data.augment import Extras
 from batchcliff.data.resident import Resident, epoch_block
 from batchcliff.spec import TrialSpec
 from batchcliff.training.arithmetic import timeline_of
+from batchcliff.training.compiled import Recorder
 from batchcliff.training.divergence import over
 from batchcliff.training.prepare import Prepared, image_shape
 from batchcliff.training.probes import Probing
@@ -244,7 +245,8 @@ def probing_of(
     count = 2 * examples_of_a_probe(num_train)
     block = epoch_tensors(slots, resident, beyond, beyond + -(-count // size))
     index_nS, draws_nSk = (rows.flatten(0, 1)[:count].to(loop.device) for rows in block)
-    return Probing(loop, spec, index_nS, draws_nSk)
+    recorder = Recorder(loop.device) if prepared.captured else None
+    return Probing(loop, spec, index_nS, draws_nSk, recorder)
 
 
 class _Blocks:

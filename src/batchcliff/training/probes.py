@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from batchcliff.models.network import Network
 from batchcliff.randomness import derive, uniform
 from batchcliff.record import Probes, TrialRecord
 from batchcliff.spec import TrialSpec
 from batchcliff.training.accumulation import MicroBatches
 from batchcliff.training.arithmetic import learning_rates
+from batchcliff.training.capturable import uncapturable
+from batchcliff.training.compiled import Recorder
 from batchcliff.training.loop import Loop
 from batchcliff.training.precision import precision
 from batchcliff.training.probes_measure import (
@@ -50,11 +53,18 @@ FIRST = 100  # updates whose losses are kept
 class Probing:
     """Probes one run: `measure` applies an update, and looks before and after it.
 
-    index_nS, draws_nSk: of at least `2 * examples_of_a_probe` examples.
+    index_nS, draws_nSk: of at least `2 * examples_of_a_probe` examples. recorder: where the
+    updates are captured, what replays the sharpness' iterations, whose thousands of short
+    launches the host would need longer for than the device.
     """
 
     def __init__(
-        self, loop: Loop, spec: TrialSpec, index_nS: Tensor, draws_nSk: Tensor
+        self,
+        loop: Loop,
+        spec: TrialSpec,
+        index_nS: Tensor,
+        draws_nSk: Tensor,
+        recorder: Recorder | None = None,
     ) -> None:
         num_train = len(loop.labels_N)
         where = points(spec, num_train)
@@ -65,6 +75,7 @@ class Probing:
         self.groups = list(parameter_groups([p.shape for p in loop.parameters]).values())
         self.examples = examples_of_a_probe(num_train)
         self.index_nS, self.draws_nSk = index_nS, draws_nSk
+        self.recorder = recorder
         weights = sum(p.numel() for p in loop.parameters)
         start = torch.from_numpy(uniform(derive("probe"), weights) - 0.5)
         self.start_W = start.to(loop.device, torch.float32)
@@ -119,8 +130,21 @@ class Probing:
     def curvature(self) -> Tensor:
         """The Lanczos matrix of the first half of the examples, [2, k]."""
         loss = functools.partial(self._loss, 0, self.examples)
-        with self._looking(self.examples), differentiated_twice(self.loop.model):
-            return lanczos(loss, self.loop.parameters, self.start_W, self.effort.iterations)
+        record, stream = self._record, contextlib.nullcontext
+        if self.recorder is not None:
+            stream = self.recorder.on_its_stream
+        with self._looking(self.examples), differentiated_twice(self.loop.model), stream():
+            return lanczos(
+                loss, self.loop.parameters, self.start_W, self.effort.iterations, record
+            )
+
+    def _record(self, product: Callable[[], None]) -> Callable[[], None]:
+        """Replays of a product with the Hessian; itself where nothing is captured, or where
+        second derivatives in a network of the user's own wait for the device."""
+        own = not isinstance(self.loop.model, Network)
+        if self.recorder is None or (own and uncapturable(product, [])):
+            return product
+        return self.recorder(product)
 
 
 def read_probes(

@@ -90,7 +90,11 @@ def _square(tensors: list[Tensor]) -> Tensor:
 
 
 def lanczos(
-    loss: Callable[[], Tensor], parameters: list[Tensor], start_W: Tensor, iterations: int
+    loss: Callable[[], Tensor],
+    parameters: list[Tensor],
+    start_W: Tensor,
+    iterations: int,
+    record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
 ) -> Tensor:
     """Diagonal and off-diagonal of the Lanczos matrix T of the loss' Hessian, [2, k].
 
@@ -98,34 +102,43 @@ def lanczos(
     former ones, twice. It begins with the gradient, most of which lies in the eigenvectors of
     the largest eigenvalues (Gur-Ari et al. 2018, 1812.04754), plus `start_W`, a random vector,
     which misses none. `ritz` reads T.
+
+    record: makes of the product of Hessian and vector, once it has run, what the other
+    iterations run in its place (`compiled.Recorder`). It reads and writes the same tensors
+    every time.
     """
     gradients = torch.autograd.grad(loss(), parameters, create_graph=True)
     curved = [g for g in gradients if g.requires_grad]
 
-    def product(vector_W: Tensor) -> Tensor:
-        if not curved:  # a loss that is linear in its weights
-            return torch.zeros_like(vector_W)
+    first_W = _flat([g.detach() for g in gradients])
+    vector_W = _unit(_unit(first_W) + _unit(start_W))
+    image_W = torch.zeros_like(vector_W)  # as it stays of a loss that is linear in its weights
+
+    def product() -> None:
         parts = torch.split(vector_W, [p.numel() for p in parameters])
         pairs = zip(gradients, parts, strict=True)
         along = [v.view_as(g) for g, v in pairs if g.requires_grad]
         rows = torch.autograd.grad(
             curved, parameters, along, retain_graph=True, materialize_grads=True
         )
-        return _flat(rows)
+        image_W.copy_(_flat(rows))
 
-    first_W = _flat([g.detach() for g in gradients])
-    vector_W = _unit(_unit(first_W) + _unit(start_W))
     iterations = min(iterations, len(vector_W))
     basis_kW = vector_W.new_zeros(iterations, len(vector_W))
     matrix_2k = vector_W.new_zeros(2, iterations)
+    again = product
     for i in range(iterations):
         basis_kW[i] = vector_W
-        image_W = product(vector_W)
+        if curved:
+            again()
+        if curved and record is not None and i == 0 and iterations > 2:
+            again = record(product)
         matrix_2k[0, i] = image_W @ vector_W
+        rest_W = image_W
         for _ in range(2):
-            image_W = image_W - (basis_kW[: i + 1] @ image_W) @ basis_kW[: i + 1]
-        matrix_2k[1, i] = image_W.norm()
-        vector_W = _unit(image_W)
+            rest_W = rest_W - (basis_kW[: i + 1] @ rest_W) @ basis_kW[: i + 1]
+        matrix_2k[1, i] = rest_W.norm()
+        vector_W.copy_(_unit(rest_W))
     return matrix_2k
 
 
