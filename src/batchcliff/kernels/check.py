@@ -72,9 +72,12 @@ def failing_convolution(
     # Weights of their own seed, not of what was drawn before: bfloat16 rounds a value near 0 to
     # the other side, and for 4 of 60 draws a gradient is off by more than TOLERANCE then.
     # And nothing is drawn that others would miss.
-    plain.conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False)
-    rng = torch.Generator().manual_seed(3)
-    nn.init.normal_(plain.conv.weight, std=(9 * inputs) ** -0.5, generator=rng)
+    weight = torch.empty(outputs, inputs, 3, 3)
+    nn.init.normal_(
+        weight, std=(9 * inputs) ** -0.5, generator=torch.Generator().manual_seed(3)
+    )
+    plain.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False, device="meta")
+    plain.conv.weight = nn.Parameter(weight)
     plain.conv.to(device, torch.bfloat16, memory_format=torch.channels_last)
     fused = copy.deepcopy(plain)
     fused.fused = fused.convolves = True

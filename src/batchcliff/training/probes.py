@@ -130,13 +130,13 @@ class Probing:
     def curvature(self) -> Tensor:
         """The Lanczos matrix of the first half of the examples, [2, k]."""
         loss = functools.partial(self._loss, 0, self.examples)
-        record, stream = self._record, contextlib.nullcontext
-        if self.recorder is not None:
-            stream = self.recorder.on_its_stream
-        with self._looking(self.examples), differentiated_twice(self.loop.model), stream():
-            return lanczos(
-                loss, self.loop.parameters, self.start_W, self.effort.iterations, record
-            )
+        model, parameters = self.loop.model, self.loop.parameters
+        with contextlib.ExitStack() as around:
+            around.enter_context(self._looking(self.examples))
+            around.enter_context(differentiated_twice(model))
+            if self.recorder is not None:
+                around.enter_context(self.recorder.on_its_stream())
+            return lanczos(loss, parameters, self.start_W, self.effort.iterations, self._record)
 
     def _record(self, product: Callable[[], None]) -> Callable[[], None]:
         """Replays of a product with the Hessian; itself where nothing is captured, or where
