@@ -116,21 +116,19 @@ def test_no_answer_strays_far_from_the_middle_or_the_nominal_level(seeds, width,
         low, high = tail_shares(0.95, interval_scale(kind, at))
         assert low < tolerance_place(at) < high and 0.01 < low < 0.07
         for slide in (False, True):
-            for mixed in itertools.product((0, 1, 2, 5), repeat=2):
+            for mixed in (0, 1, 2, 5):
                 assert 0.5 < shift_scale(kind, seeds, 0.02, mixed, slide) < 1.2
 
 
 def test_seeds_beyond_those_simulated_change_nothing_in_jumps():
     assert tolerance_place(known(1)) == tolerance_place(known(3))
     assert tolerance_place(known(MOST)) == tolerance_place(known(MOST + 1))
-    assert shift_scale("tolerance", 2, 0.02, (1, 1)) == shift_scale(
-        "tolerance", 3, 0.02, (1, 1)
-    )
+    assert shift_scale("tolerance", 2, 0.02, 2) == shift_scale("tolerance", 3, 0.02, 2)
 
 
 def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_more_as_a_collapse_cliffs():
-    costs = [shift_scale("tolerance", 3, cost, (1, 1)) for cost in (0.01, 0.02, 0.05, 0.5)]
-    assert costs[0] == costs[1] < costs[2] < costs[3] < shift_scale("collapse", 3, 0.5, (1, 1))
+    costs = [shift_scale("tolerance", 3, cost, 2) for cost in (0.01, 0.02, 0.05, 0.5)]
+    assert costs[0] == costs[1] < costs[2] < costs[3] < shift_scale("collapse", 3, 0.5, 2)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -143,8 +141,8 @@ def test_a_fall_without_a_collapse_is_answered_by_narrower_intervals(seeds):
         assert interval_scale("tolerance", one, slides=True) == slides
     assert interval_scale("collapse", at, slides=True) == interval_scale("collapse", at)
     for kind in KINDS:
-        widest = max(shift_scale(kind, seeds, 0.02, (mixed, mixed)) for mixed in (0, 1, 2))
-        assert shift_scale(kind, seeds, 0.02, (0, 0), slide=True) < widest
+        widest = max(shift_scale(kind, seeds, 0.02, mixed) for mixed in (0, 1, 2))
+        assert shift_scale(kind, seeds, 0.02, 0, slide=True) < widest
 
 
 def test_the_tolerance_cliff_is_least_known_where_one_size_shows_both_kinds_of_trials():
@@ -168,9 +166,9 @@ def test_the_tolerance_cliff_is_least_known_where_one_size_shows_both_kinds_of_t
 
 def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():
     """With the constants of three and more, 7.8% of unpaired equal arms were told apart."""
-    two, three, ten = (shift_scale("collapse", seeds, 0.02, (1, 1)) for seeds in (2, 3, 10))
+    two, three, ten = (shift_scale("collapse", seeds, 0.02, 2) for seeds in (2, 3, 10))
     assert two > 1.17 > three > ten
-    for mixed in ((0, 0), (1, 0)):  # most studies with two seeds
+    for mixed in (0, 1):  # most studies with two seeds
         assert shift_scale("collapse", 2, 0.02, mixed) == two
     assert interval_scale("collapse", known(2)) > interval_scale("collapse", known(3))
     wide = [interval_scale("collapse", known(seeds, width=0.5)) for seeds in (2, 3, 10)]
@@ -179,33 +177,19 @@ def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():
 
 @pytest.mark.parametrize("seeds", [3, 4, 5, 7, 10, 20])
 def test_the_shift_of_a_collapse_is_narrower_where_one_size_is_mixed(seeds):
-    """Of two arms together. None may be a step, of which the bracket is all that is known."""
-
-    def scale(*mixed):
-        return shift_scale("collapse", seeds, 0.02, mixed)
-
-    assert scale(1, 0) < 0.93 < 0.97 < min(scale(0, 0), scale(1, 1), scale(3, 4))
-    assert scale(0, 1) == scale(1, 0) and scale(2, 0) == scale(1, 1)
-    assert scale(2, 1) == scale(3, 4)
+    """Of two arms together. None may be a step, of which the bracket is all that is known;
+    the tolerance cliff's shift knows no such thing."""
+    none, one, two, many = (shift_scale("collapse", seeds, 0.02, k) for k in (0, 1, 2, 7))
+    assert one < 0.93 < 0.97 < min(none, two, many)
+    assert shift_scale("collapse", seeds, 0.02, 3) == many
+    assert shift_scale("tolerance", seeds, 0.02, 2) == shift_scale("tolerance", seeds, 0.02, 7)
 
 
-@pytest.mark.parametrize("seeds", [3, 4, 5, 7, 10, 20])
-def test_the_shift_of_a_tolerance_cliff_is_narrower_where_the_arms_look_unlike(seeds):
-    """One shows a collapse over several sizes, the other a step."""
-
-    def scale(*mixed):
-        return shift_scale("tolerance", seeds, 0.02, mixed)
-
-    assert max(scale(0, 2), scale(2, 0)) < scale(1, 1)
-    assert scale(2, 0) == scale(7, 0) and scale(1, 2) == scale(1, 7)
-    assert scale(1, 0) > scale(0, 1) or seeds > 9  # it goes by which of the two it is
-
-
-@pytest.mark.parametrize("mixed", [(0, 0), (1, 0), (0, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("mixed", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_shifts_change_without_jumps_between_the_seeds_that_were_fitted(kind, mixed):
     scales = [shift_scale(kind, seeds, 0.02, mixed) for seeds in range(3, 22)]
-    assert all(abs(a - b) < 0.15 for a, b in itertools.pairwise(scales))
+    assert all(abs(a - b) < 0.12 for a, b in itertools.pairwise(scales))
     assert scales[-1] == shift_scale(kind, 1000, 0.02, mixed)
 
 

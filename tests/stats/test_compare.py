@@ -69,8 +69,7 @@ def test_law_interval_and_test_are_one_statement(kind, moved):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "mixed"),
-    [(0, 0, (0, 0)), (1, 0, (0, 1)), (0, 2, (1, 0)), (1, 2, (1, 1))],
+    ("first", "second", "mixed"), [(0, 0, 0), (1, 0, 1), (0, 2, 1), (1, 2, 2)]
 )
 def test_the_interval_goes_by_the_mixed_sizes_of_both_arms(first, second, mixed, monkeypatch):
     """`first` and `second` of three trials collapse where the arm's others stand."""

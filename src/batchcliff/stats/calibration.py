@@ -15,10 +15,9 @@ others: docs/statistics.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 from scipy import special
@@ -42,25 +41,22 @@ TOLERANCE = {
 }
 STRAY = 0.14  # more of it with a stray trial
 JOINT = 0.94  # times, at three seeds, for an arm that is drawn with the reference; at five 1
-# c of a tolerance cliff's shift by seeds; rows: where no, one, or more sizes of the arm show
-# both kinds, columns: of the reference arm. Low where one shows none and the other several: the
-# draws of two widths that look unlike lie too far apart.
-TOLERANCE_SHIFT = {
-    3: ((0.66, 0.66, 0.66), (0.86, 0.76, 0.66), (0.64, 0.70, 0.66)),
-    5: ((0.82, 0.65, 0.60), (0.88, 0.94, 0.76), (0.60, 0.92, 0.86)),
-    10: ((0.84, 0.78, 0.66), (0.78, 0.90, 0.90), (0.66, 1.02, 0.86)),
-    20: ((0.88, 0.80, 0.70), (0.80, 0.92, 0.92), (0.70, 1.02, 0.90)),
-}
-# c of a collapse cliff's shift: where none, one, two, or more sizes of both arms together do.
-COLLAPSE_SHIFT = {
-    3: (1.12, 0.91, 1.10, 1.06),
-    5: (1.10, 0.90, 1.16, 1.17),
-    10: (1.07, 0.88, 0.98, 1.09),
-    20: (1.05, 0.90, 0.98, 1.06),
+# c of a shift by seeds: where none, one, two (and more) sizes show both kinds, in both arms.
+SHIFT: dict[str, dict[int, tuple[float, ...]]] = {
+    "tolerance": {
+        3: (0.69, 0.83, 0.69),
+        5: (0.80, 0.75, 0.82),
+        10: (0.88, 0.73, 0.92),
+        20: (0.90, 0.76, 0.95),
+    },
+    "collapse": {
+        3: (1.12, 0.91, 1.10, 1.06),
+        5: (1.10, 0.90, 1.16, 1.17),
+        10: (1.07, 0.88, 0.98, 1.09),
+        20: (1.05, 0.90, 0.98, 1.06),
+    },
 }
 LARGE_COST = 0.1  # more of a tolerance cliff's, as the cost grows
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +123,7 @@ def interval_scale(
     """
     n = max(known.seeds, FEWEST)
     if kind == "tolerance":
-        fitted = {count: _last(row, known.mixed) for count, row in TOLERANCE.items()}
-        scale = 0.97 - 0.5 / n if slides else _by_seeds(fitted, n)
+        scale = 0.97 - 0.5 / n if slides else _by_seeds(TOLERANCE, n, known.mixed)
         if joint and (slides or known.mixed):
             scale *= float(np.interp(-1 / n, (-1 / 3, -1 / 5), (JOINT, 1.0)))
         return scale if slides else scale + STRAY * known.stray
@@ -137,34 +132,27 @@ def interval_scale(
     return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
 
 
-def shift_scale(
-    kind: str, seeds: int, cost: float, mixed: tuple[int, int], slide: bool = False
-) -> float:
+def shift_scale(kind: str, seeds: int, cost: float, mixed: int, slide: bool = False) -> float:
     """c of the shift of a cliff; `seeds` of the arm that has fewer. `cost`: the share of
     trials whose collapse costs the tolerance, delta / (plateau - chance); a tolerance cliff
     with a large one is as well known as a collapse cliff, and so is its shift. `mixed`: sizes
-    with both kinds of trials (`Evidence.mixed`), of the arm and of the reference arm. `slide`:
-    both arms fall without a collapse (`cliff.slides`)."""
-    n, (arm, base) = max(seeds, FEWEST), mixed
+    with both kinds of trials, of the two arms together (`Evidence.mixed`). `slide`: both arms
+    fall without a collapse (`cliff.slides`)."""
+    n = max(seeds, FEWEST)
     if slide:
         return 1.06 - 0.5 / n if kind == "collapse" else 1.03 - 1.38 / n
     if kind == "tolerance":
-        fitted = {
-            count: _last(_last(rows, arm), base) for count, rows in TOLERANCE_SHIFT.items()
-        }
-        return _by_seeds(fitted, n) + LARGE_COST * (1 - min(1.0, SMALL_COST / cost))
-    fitted = {count: _last(row, arm + base) for count, row in COLLAPSE_SHIFT.items()}
-    return TWO_SEEDS["shift"] if seeds < FEWEST else _by_seeds(fitted, n)
+        dear = 1 - min(1.0, SMALL_COST / cost)
+        return _by_seeds(SHIFT[kind], n, mixed) + LARGE_COST * dear
+    return TWO_SEEDS["shift"] if seeds < FEWEST else _by_seeds(SHIFT[kind], n, mixed)
 
 
-def _last(row: Sequence[T], k: int) -> T:
-    """The row's entry number k, or its last one."""
-    return row[min(k, len(row) - 1)]
-
-
-def _by_seeds(fitted: Mapping[int, float], n: int) -> float:
-    """c, given by seeds, linear in 1 / n between them."""
-    return float(np.interp(-1 / n, [-1 / seeds for seeds in fitted], list(fitted.values())))
+def _by_seeds(table: Mapping[int, tuple[float, ...]], n: int, mixed: int) -> float:
+    """The table's c at that many mixed sizes, or its last one, linear in 1 / n between rows."""
+    fitted = [-1 / seeds for seeds in table]
+    return float(
+        np.interp(-1 / n, fitted, [row[min(mixed, len(row) - 1)] for row in table.values()])
+    )
 
 
 def tail_shares(level: float, scale: float) -> tuple[float, float]:

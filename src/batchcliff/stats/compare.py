@@ -108,7 +108,7 @@ def shift(
     assert reference.plateau is not None
     cost = reference.delta / (reference.plateau - reference.chance)
     slide = slides(arm, reference) and slides(base, reference)
-    mixed = arm_evidence(arm, reference).mixed, arm_evidence(base, reference).mixed
+    mixed = sum(arm_evidence(curve, reference).mixed for curve in (arm, base))
     scale = shift_scale(kind, seeds, cost, mixed, slide)
     at = tail_shares(level, scale)
     ends = quantile(low_D, at[0]), quantile(high_D, at[1])
