@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -21,7 +21,7 @@ from small_trials import (
 from torch import Tensor
 
 from batchcliff.data.resident import Resident
-from batchcliff.training.compiled import captured, compiles, rewound
+from batchcliff.training.compiled import Recorder, captured, compiles, rewound
 from batchcliff.training.epochs import epoch_tensors
 from batchcliff.training.prepare import Prepared
 
@@ -177,7 +177,7 @@ def pretended_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("device", "stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, within)
-    for name in ("Stream", "current_stream", "synchronize", "CUDAGraph"):
+    for name in ("Stream", "current_stream", "synchronize", "CUDAGraph", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
 
 
@@ -196,6 +196,31 @@ def test_what_a_graph_runs_is_kept_as_long_as_the_graph() -> None:
     del replay
     gc.collect()
     assert alive() is None, "the control: nobody else has it"
+
+
+@pytest.mark.usefixtures("pretended_graphs")
+def test_a_recording_ends_however_the_function_does() -> None:
+    graph = torch.cuda.CUDAGraph.return_value  # type: ignore[attr-defined]
+    recorder = Recorder(torch.device("cuda"))
+
+    def does(error: Exception | None) -> Callable[[], None]:
+        def function() -> None:
+            if error is not None:
+                raise error
+
+        return function
+
+    with recorder.on_its_stream():
+        assert recorder(does(None)) is graph.replay
+        full = does(torch.OutOfMemoryError("none left"))
+        assert recorder(full) is full
+        with pytest.raises(ValueError, match="another"):
+            recorder(does(ValueError("another")))
+        graph.capture_end.side_effect = RuntimeError("the capture was broken")
+        with pytest.raises(ValueError, match="another"):
+            recorder(does(ValueError("another")))
+    assert graph.capture_begin.call_count == graph.capture_end.call_count == 4
+    assert recorder.graphs == [graph]
 
 
 @pytest.mark.gpu

@@ -10,11 +10,11 @@ import pytest
 import torch
 from probed_trials import PROBED, TINY, probes_of
 from small_trials import CLASSES, SMALL, ready, run, small_data, small_spec, with_settings
+from test_compiled import on_gpu
 from test_loop_no_sync import NoWaiting
 from torch import Tensor, nn
 
 from batchcliff.canonical import canonical_json, from_plain, parse_json
-from batchcliff.data.resident import Resident
 from batchcliff.models.ghost_batch_norm import GhostBatchNorm2d
 from batchcliff.record import Outcome, Probes, TrialRecord
 from batchcliff.schedules.duration import parse_duration
@@ -83,8 +83,7 @@ def test_a_captured_trial_ends_on_the_same_bits_and_measures_what_the_cpu_does()
     settings = with_settings(SMALL, model=Model(widths=((8,), (16,))))
     probed = with_settings(settings, probes=PROBES, probe_at=("0up", "5up"))
     place = small_data(train=80, shape=(8, 8, 3))
-    arrays = (place.train_images, place.train_labels, place.test_images, place.test_labels)
-    device = Resident(*(array.cuda() for array in arrays), place.scale)
+    device = on_gpu(place)
     on_cpu = run([small_spec(settings=probed, batch_size=16)], place)
     plain = run([small_spec(settings=settings, batch_size=16)], device)
     looked = run([small_spec(settings=probed, batch_size=16)], device)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
 from probed_trials import TINY
-from small_trials import CLASSES, SMALL, ready, small_data, small_spec, with_settings
+from small_trials import SMALL, ready, small_data, small_spec, with_settings
+from test_compiled import on_gpu
 from test_probes import Dropping
 from test_probes_twins import small_network
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from batchcliff.data.resident import Resident
 from batchcliff.spec import Model
 from batchcliff.training import probes as probes_module
-from batchcliff.training.compiled import Recorder
 from batchcliff.training.epochs import probing_of
 from batchcliff.training.prepare import Prepared
 from batchcliff.training.probes import Probing
@@ -90,13 +88,13 @@ def probing(
     if own:
         model = Model(name="own", widths=())
         settings, build = with_settings(SMALL, probes=("sharpness",), model=model), Dropping
-    spec, place = small_spec(settings=settings), small_data(train=80)
-    arrays = (place.train_images, place.train_labels, place.test_images, place.test_labels)
-    resident = Resident(*(array.to(device) for array in arrays), place.scale)
+    spec, resident = small_spec(settings=settings), small_data(train=80)
+    if device == "cuda":
+        resident = on_gpu(resident)
     prepared = ready(spec, resident, build=build) if own else ready(spec, resident)
     prepared.restart([spec], torch.full((24, 1), 0.1))
     found = probing_of(prepared, [spec], resident)
-    assert found is not None and CLASSES
+    assert found is not None
     if device == "cpu":
         assert found.recorder is None, "nothing is captured on a CPU"
         found.recorder = recorder
@@ -146,47 +144,6 @@ def test_a_network_of_ones_own_is_replayed_if_nothing_waits(
     assert len(asked) == 1 and len(recorder.tapes) == (not reason)
     probing(recorder=recorder)[1].curvature()
     assert len(asked) == 1, "the tool's own networks are known"
-
-
-@pytest.fixture
-def graph(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
-    """torch.cuda on a machine without a GPU."""
-
-    @contextlib.contextmanager
-    def within(*_: object) -> Iterator[None]:
-        yield
-
-    for name in ("device", "stream"):
-        monkeypatch.setattr(torch.cuda, name, within)
-    for name in ("Stream", "current_stream", "graph_pool_handle"):
-        monkeypatch.setattr(torch.cuda, name, MagicMock())
-    made = MagicMock()
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made)
-    return made
-
-
-def test_a_recording_ends_however_the_function_does(graph: MagicMock) -> None:
-    recorder = Recorder(torch.device("cuda"))
-
-    def does(error: Exception | None) -> Function:
-        def function() -> None:
-            if error is not None:
-                raise error
-
-        return function
-
-    kept = does(None)
-    with recorder.on_its_stream():
-        assert recorder(kept) is graph.replay
-        full = does(torch.OutOfMemoryError("none left"))
-        assert recorder(full) is full
-        with pytest.raises(ValueError, match="another"):
-            recorder(does(ValueError("another")))
-        graph.capture_end.side_effect = RuntimeError("the capture was broken")
-        with pytest.raises(ValueError, match="another"):
-            recorder(does(ValueError("another")))
-    assert graph.capture_begin.call_count == graph.capture_end.call_count == 4
-    assert recorder.graphs == [graph]
 
 
 @pytest.mark.gpu
