@@ -28,9 +28,10 @@ def test_its_trials_are_those_of_the_article_and_between() -> None:
 
 def test_the_plan_is_made_offline_and_says_the_worst_case() -> None:
     plan = api.plan("article-adaptive")
-    assert (len(plan.trials), plan.most) == (3, 130)
+    assert (len(plan.trials), plan.most) == (4, 130)
     assert {(t.spec.arm, t.spec.batch_size) for t in plan.trials} == {
         ("none", 128),
         ("none", 1024),
+        ("warmup", 128),
         ("warmup", 1024),
     }

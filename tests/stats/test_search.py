@@ -175,7 +175,7 @@ def test_an_arm_may_fall_below_the_grid_and_a_study_that_learns_nothing_ends() -
     assert [s.state for s in decision.sought] == ["found", "found", "below", "below"]
     nothing = {arm: Workload(midpoint=1.0, width=0.0, noise=0.0) for arm in ARMS}
     endings, decision = run(rules(), nothing, 0)
-    assert {s.state for s in decision.sought} == {"impossible"} and len(endings) == 3
+    assert {s.state for s in decision.sought} == {"impossible"} and len(endings) == 4
     assert "nothing to fall from" in decision.lines[0]
 
 

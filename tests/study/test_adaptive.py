@@ -222,7 +222,7 @@ def test_plan_says_what_is_next_and_the_worst_case(
 ) -> None:
     made = study(trials=20)
     first = planning.plan(made, out=tmp_path, workload="faulty:workload")
-    assert (len(first.trials), first.done, first.most) == (3, 0, 20)
+    assert (len(first.trials), first.done, first.most) == (4, 0, 20)
     with pytest.raises(Killed):
         run(made, tmp_path, Dies("more", 2))
     between = planning.plan(made, out=tmp_path, workload="faulty:workload")

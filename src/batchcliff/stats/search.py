@@ -1,7 +1,9 @@
 """Which trials an adaptive search for the cliffs needs next, from the trials so far.
 
-Each arm is searched by itself on a ladder of batch sizes. First the sizes of the study file
-(powers of two, as a rule), then those between them: always the middle one between the largest
+Each arm is searched by itself on a ladder of batch sizes. Its smallest size is always tried:
+without a trial that stands well before the cliff, the counts do not exclude that the arm
+collapses at any size, and the interval of its cliff is open below. Then the sizes of the study
+file (powers of two, as a rule), then those between them: always the middle one between the largest
 size that holds and the smallest that falls, until the two are neighbours on the ladder. Then
 more seeds where those that a neighbour has not had could put it on the other side of the cliff;
 what they say may move the bracket, and the search goes on.
@@ -49,8 +51,8 @@ class Wanted(NamedTuple):
 class Rules:
     """What is searched, and how. Equal rules and equal trials give equal decisions.
 
-    ladder: every batch size that may be tried, ascending, by arm; the reference arm's first
-    one shows the plateau. coarse: those that are tried first. seeds: of a cell, in order; a
+    ladder: every batch size that may be tried, ascending, by arm; the first one is always
+    tried, and that of the reference arm shows the plateau. coarse: those that are tried first. seeds: of a cell, in order; a
     cell gets the first one, and others where they are needed. delta: of the tolerance cliff.
     at_once: trials that are asked for at a time, at least; beyond those that are needed they
     are the ones that would be needed next.
@@ -306,12 +308,15 @@ class _Arm:
         at_high = len(self.ladder) if high is None else self.ladder.index(high)
         assert all(s in measured for s in (low, high) if s is not None)
         sought = Sought(self.name, kind, low, high, "searching")
-        inside = range(at_low + 1, at_high)
-        if inside:
+        trials = []
+        if self.ladder and self.ladder[0] not in measured:
+            trials.append(self.open(0))
+        if inside := range(at_low + 1, at_high):
             coarse = [i for i in inside if self.ladder[i] in self.rules.coarse]
             places = coarse or list(inside)
-            trial = self.open(places[len(places) // 2])
-            return ([] if trial is None else [trial]), sought
+            trials.append(self.open(places[len(places) // 2]))
+        if trials:
+            return [trial for trial in trials if trial is not None], sought
         if reference is None or (low is None and high is None):
             return [], replace(sought, state="unmeasured")
         ends = [size for size in (low, high) if size is not None]
