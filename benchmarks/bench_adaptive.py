@@ -38,14 +38,23 @@ def read(folder: Path) -> tuple[StudySpec, dict[Place, TrialRecord]]:
         return store.study, recorded(store.planned(), store.records())
 
 
+def ladders(
+    study: StudySpec, found: Mapping[Place, TrialRecord]
+) -> dict[str, tuple[int, ...]]:
+    """Sizes by arm, from the smallest that the arm tried: until 2026-11-24 a search did not
+    try the smallest of the study in every arm, and such a search is over as it was."""
+    whole = set(ladder(study.batch_sizes, study.search.precision)) if study.search else set()
+    sizes = {}
+    for arm in study.arms:
+        tried = {size for name, size, _ in found if name == arm.name}
+        sizes[arm.name] = tuple(s for s in sorted(whole | tried) if s >= min(tried, default=0))
+    return sizes
+
+
 def looked_at(study: StudySpec, found: Mapping[Place, TrialRecord]) -> Decision:
     """Where the cliffs lie by the trials there are, read as the search reads them."""
     wanted = dataclasses.replace(study, search=study.search or Search())
-    whole = set(ladder(study.batch_sizes, study.search.precision)) if study.search else set()
-    sizes = {
-        arm.name: tuple(sorted(whole | {size for name, size, _ in found if name == arm.name}))
-        for arm in study.arms
-    }
+    sizes = ladders(study, found)
     (classes,) = {r.ledger.num_classes for r in found.values() if r.ledger is not None}
     return search(wanted, sizes, 1 / classes, found)
 
@@ -56,7 +65,7 @@ def replayed(study: StudySpec, found: Mapping[Place, TrialRecord]) -> dict[Place
     Raises KeyError where it would have asked for a trial that was not run.
     """
     assert study.search is not None
-    sizes = {arm.name: ladder(study.batch_sizes, study.search.precision) for arm in study.arms}
+    sizes = ladders(study, found)
     (classes,) = {r.ledger.num_classes for r in found.values() if r.ledger is not None}
     asked: dict[Place, TrialRecord] = {}
     while wanted := search(study, sizes, 1 / classes, asked).wanted:
