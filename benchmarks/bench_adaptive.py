@@ -38,9 +38,7 @@ def read(folder: Path) -> tuple[StudySpec, dict[Place, TrialRecord]]:
         return store.study, recorded(store.planned(), store.records())
 
 
-def ladders(
-    study: StudySpec, found: Mapping[Place, TrialRecord]
-) -> dict[str, tuple[int, ...]]:
+def ladders(study: StudySpec, found: Mapping[Place, TrialRecord]) -> dict[str, tuple[int, ...]]:
     """Sizes by arm, from the smallest that the arm tried: until 2026-11-24 a search did not
     try the smallest of the study in every arm, and such a search is over as it was."""
     whole = set(ladder(study.batch_sizes, study.search.precision)) if study.search else set()
