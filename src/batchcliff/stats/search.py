@@ -3,9 +3,9 @@
 Each arm is searched by itself on a ladder of batch sizes. Its smallest size is always tried:
 without a trial that stands well before the cliff, the counts do not exclude that the arm
 collapses at any size, and the interval of its cliff is open below. Then the sizes of the study
-file (powers of two, as a rule), then those between them: always the middle one between the largest
-size that holds and the smallest that falls, until the two are neighbours on the ladder. Then
-more seeds where those that a neighbour has not had could put it on the other side of the cliff;
+file (powers of two, as a rule), then those between them: always the middle one between the
+largest size that holds and the smallest that falls, until the two are neighbours on the
+ladder. Then more seeds where those that a neighbour has not had could put it on the other side of the cliff;
 what they say may move the bracket, and the search goes on.
 
 Whether a size holds is read off the monotone envelope of the arm's curve, as in
@@ -52,7 +52,8 @@ class Rules:
     """What is searched, and how. Equal rules and equal trials give equal decisions.
 
     ladder: every batch size that may be tried, ascending, by arm; the first one is always
-    tried, and that of the reference arm shows the plateau. coarse: those that are tried first. seeds: of a cell, in order; a
+    tried, and that of the reference arm shows the plateau. coarse: those that are tried
+    first. seeds: of a cell, in order; a
     cell gets the first one, and others where they are needed. delta: of the tolerance cliff.
     at_once: trials that are asked for at a time, at least; beyond those that are needed they
     are the ones that would be needed next.
