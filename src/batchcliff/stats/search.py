@@ -5,8 +5,8 @@ without a trial that stands well before the cliff, the counts do not exclude tha
 collapses at any size, and the interval of its cliff is open below. Then the sizes of the study
 file (powers of two, as a rule), then those between them: always the middle one between the
 largest size that holds and the smallest that falls, until the two are neighbours on the
-ladder. Then more seeds where those that a neighbour has not had could put it on the other side of the cliff;
-what they say may move the bracket, and the search goes on.
+ladder. Then more seeds where those that a neighbour has not had could put it on the other side
+of the cliff; what they say may move the bracket, and the search goes on.
 
 Whether a size holds is read off the monotone envelope of the arm's curve, as in
 `stats.cliff`: of the mean accuracy against the tolerance threshold, and of the share of
