@@ -3,7 +3,8 @@
     python benchmarks/bench_coverage.py --studies 2000 --machine 2core-x86 --date 2026-11-22
 
 writes benchmarks/<date>-<machine>-coverage.json, the same whatever the `--processes`.
-docs/statistics.md explains the settings and the figures. A truth beyond the grid is held by
+docs/statistics.md explains the rows and the figures: of `populations`, where each study is of
+another kind, and of `fixed_settings`, of one kind a row. A truth beyond the grid is held by
 an interval that is open on that side, however wide: such answers are counted by themselves
 (`beyond_share` of the studies, `beyond_held` of those), and are in no `coverage`.
 """
@@ -51,7 +52,7 @@ class Setting:
 
     name: str
     kind: str = "bimodal"  # "skewed": no logistic; "gradual": means fall, nothing collapses;
-    # "random": each study is of another setting
+    # "random": a population, each study is of another setting
     octaves: float = 1.0
     width: float = 0.25  # octaves, of the logistic
     midpoint: float = 8.0
@@ -78,7 +79,6 @@ SETTINGS = (
     Setting(name="bimodal-5-points-unpaired", width=0.35, correlation=0.0, delta=0.05),
     Setting(name="censored-above-lost", midpoint=9.0, octaves=2.0, lost=0.15),
     Setting(name="censored-below", midpoint=8.0, shift=-4.0),
-    Setting(name="random", kind="random"),
     Setting(name="bimodal-any-shift", any_shift=1.0),
     Setting(name="bimodal-sharp-any-shift", width=0.08, any_shift=1.0),
     Setting(name="bimodal-lingering", lingering=0.3),
@@ -86,9 +86,58 @@ SETTINGS = (
 )
 
 
-def random_setting(rng: np.random.Generator) -> Setting:
-    """A setting of a broad family: the estimator's constants were fitted to such studies."""
+POPULATIONS = (  # each study is of another setting: see `random_setting`
+    Setting(name="any", kind="random"),
+    Setting(name="any-failures", kind="random"),
+    Setting(name="any-censored", kind="random"),
+    Setting(name="random", kind="random"),
+)
+
+
+def random_setting(name: str, rng: np.random.Generator) -> Setting:
+    """One study's setting, of the population of that name.
+
+    "any": everything in which the fixed settings differ but lost, stray and lingering trials,
+    which "any-failures" has in every study (no stray or lingering ones where nothing
+    collapses). "any-censored": as "any", seven studies in ten with cliffs in the last octaves
+    of the grid or beyond, the others with a moved arm at its small end or below it.
+    "random": those that most of the estimator's constants were fitted to.
+    """
     kind = str(rng.choice(["bimodal", "skewed", "gradual"], p=[0.65, 0.2, 0.15]))
+    gradual = kind == "gradual"
+    if name == "random":
+        return _fitted_setting(kind, rng)
+    width = rng.uniform(0.3, 0.6) if gradual else math.exp(rng.uniform(*np.log([0.03, 0.6])))
+    drawn = Setting(
+        name=name,
+        kind=kind,
+        width=width,
+        midpoint=rng.uniform(6.5, 9.5),
+        octaves=0.0,
+        slope=rng.uniform(0.0, 0.008),
+        shift=rng.uniform(-1.5, 1.5),
+        correlation=float(rng.choice([0.0, 0.3, 0.7])),
+        widening=float(rng.choice([1.0, 1.0, 1.0, 1.4, 1 / 1.4])),
+        delta=float(rng.choice([0.02, 0.02, 0.05])),
+    )
+    if name == "any-failures":
+        lost, stray = float(rng.choice([0.05, 0.1, 0.2])), float(rng.choice([0.02, 0.04]))
+        lingers, collapses = rng.random() < 0.5, not gradual
+        return dataclasses.replace(
+            drawn,
+            lost=lost,
+            flaky=stray if collapses and not lingers else 0.0,
+            lingering=0.3 if collapses and lingers else 0.0,
+        )
+    if name == "any-censored":
+        if rng.random() < 0.7:
+            return dataclasses.replace(drawn, midpoint=rng.uniform(9.5, 11.5))
+        below = rng.uniform(-4.0, -1.5)
+        return dataclasses.replace(drawn, midpoint=rng.uniform(6.5, 7.5), shift=below)
+    return drawn
+
+
+def _fitted_setting(kind: str, rng: np.random.Generator) -> Setting:
     gradual = kind == "gradual"
     width = rng.uniform(0.3, 0.6) if gradual else math.exp(rng.uniform(*np.log([0.06, 0.6])))
     return Setting(
@@ -312,7 +361,7 @@ def simulate(task: Task) -> Simulated:
     for _ in range(task.studies):
         setting = task.setting
         if setting.kind == "random":
-            setting = random_setting(rng)
+            setting = random_setting(setting.name, rng)
         add_study(setting, task.seeds, rng, done)
     return done
 
@@ -394,11 +443,11 @@ TABLES = (  # of docs/statistics.md: (key in the report, heading)
 )
 
 
-def table(report: dict, columns: tuple[tuple[str, str], ...]) -> str:
-    """The report's results as a Markdown table; octaves as they are, shares in percent."""
+def table(rows: list[dict], columns: tuple[tuple[str, str], ...]) -> str:
+    """Rows of a report as a Markdown table; octaves as they are, shares in percent."""
     lines = ["| setting | seeds | " + " | ".join(heading for _, heading in columns) + " |"]
     lines.append("|---|---|" + "---|" * len(columns))
-    for row in report["results"]:
+    for row in rows:
         cells = []
         for key, _ in columns:
             value = row.get(key)
@@ -430,17 +479,21 @@ def main() -> None:
     options = parser.parse_args()
     if options.table:
         finished = json.loads(options.table.read_text())
-        print("\n\n".join(table(finished, columns) for columns in TABLES))
+        parts = [finished[key] for key in ("populations", "fixed_settings")]
+        print("\n\n".join(table(rows, columns) for rows in parts for columns in TABLES))
         return
-    wanted = [s for s in SETTINGS if not options.only or s.name in options.only.split(",")]
+    every = POPULATIONS + SETTINGS
+    wanted = [s for s in every if not options.only or s.name in options.only.split(",")]
     started = time.perf_counter()
-    rows: list[dict[str, object]] = []
+    populations: list[dict[str, object]] = []
+    fixed: list[dict[str, object]] = []
     kinds = [(setting, int(seeds)) for setting in wanted for seeds in options.seeds.split(",")]
-    parts = [tasks(*kind, options.studies, options.seed) for kind in kinds]
+    chunks = [tasks(*kind, options.studies, options.seed) for kind in kinds]
     with ProcessPoolExecutor(options.processes) as pool:
-        results = pool.map(simulate, [task for row in parts for task in row])
-        for (setting, seeds), row in zip(kinds, parts, strict=True):
+        results = pool.map(simulate, [task for row in chunks for task in row])
+        for (setting, seeds), row in zip(kinds, chunks, strict=True):
             figures = merged(next(results) for _ in row).row()
+            rows = populations if setting.kind == "random" else fixed
             rows.append({"setting": setting.name, "seeds": seeds, **figures})
             shown = [f"{k}={v}" for k, v in figures.items() if k.endswith(SHOWN)]
             print(setting.name, seeds, *shown, flush=True)
@@ -460,8 +513,9 @@ def main() -> None:
         "batch_sizes": SIZES,
         "seed": options.seed,
         "seconds": round(time.perf_counter() - started, 1),
-        "settings": [dataclasses.asdict(setting) for setting in wanted],
-        "results": rows,
+        "settings": [dataclasses.asdict(s) for s in wanted if s.kind != "random"],
+        "populations": populations,
+        "fixed_settings": fixed,
     }
     path = options.out / f"{options.date}-{options.machine}-coverage.json"
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -16,6 +16,7 @@ from batchcliff.stats.calibration import (
     evidence,
     interval_scale,
     shift_scale,
+    sliding_scales,
     tail_shares,
     tolerance_place,
     two_sided,
@@ -26,25 +27,33 @@ KINDS = ("tolerance", "collapse")
 X = tuple(float(x) for x in range(5, 12))
 
 
-def known(seeds=3, width=0.0, stray=False, beyond=3.0, mixed=0):
-    return Evidence(seeds=seeds, width=width, stray=stray, beyond=beyond, mixed=mixed)
+def known(seeds=3, width=0.0, stray=False, beyond=3.0, mixed=0, lost=0.0):
+    return Evidence(
+        seeds=seeds, width=width, stray=stray, beyond=beyond, mixed=mixed, lost=lost
+    )
 
 
 def test_a_scale_of_one_leaves_the_level_as_it_is():
-    assert tail_shares(0.95, 1.0) == pytest.approx((0.025, 0.975))
+    assert tail_shares(0.95, 1.0, 1.0) == pytest.approx((0.025, 0.975))
     assert two_sided(0.025, 1.0) == pytest.approx(0.05)
 
 
 def test_twin_a_scaled_level_is_that_of_scaled_normal_draws():
-    low, high = tail_shares(0.9, 0.8)
+    low, high = tail_shares(0.9, 0.8, 0.8)
     assert (low, high) == pytest.approx(
         tuple(stats.norm(0, 1.25).cdf([-1.645, 1.645])), abs=1e-4
     )
 
 
+def test_the_two_sides_of_an_interval_are_scaled_apart():
+    low, high = tail_shares(0.95, 0.5, 1.2)
+    assert low == pytest.approx(stats.norm.cdf(-0.98), abs=1e-4)
+    assert high == pytest.approx(stats.norm.cdf(2.352), abs=1e-4)
+
+
 @given(st.floats(0.01, 0.99), st.floats(0.5, 1.5))
 def test_law_the_p_value_is_the_level_whose_interval_ends_there(level, scale):
-    tail, _ = tail_shares(level, scale)
+    tail, _ = tail_shares(level, scale, scale)
     assert two_sided(tail, scale) == pytest.approx(1 - level)
 
 
@@ -82,7 +91,21 @@ def test_a_collapse_before_a_size_where_all_stand_is_stray_and_no_width():
 
 def test_cells_of_one_trial_and_lost_trials_are_no_evidence_of_width():
     assert evidence(Counts(X, (0, 0, 0, 0, 1, 1, 1), (1,) * 7)) == known(seeds=1)
-    assert evidence(Counts(X, (0, 0, 0, 0, 2, 1, 3), (3, 3, 2, 1, 2, 1, 3))) == known()
+    found = evidence(Counts(X, (0, 0, 0, 0, 2, 1, 3), (3, 3, 2, 1, 2, 1, 3)))
+    assert found == known(lost=pytest.approx(1 / 2))
+
+
+def test_what_is_lost_counts_around_the_collapse_only():
+    """A search leaves sizes far from the cliff at one seed: nothing is missing there."""
+    searched = Counts(X, (0, 0, 0, 1, 5, 1, 1), (1, 1, 5, 5, 5, 1, 1))
+    assert evidence(searched).lost == 0.0
+    assert evidence(Counts(X, (0, 0, 0, 1, 3, 3, 3), (5, 5, 4, 3, 5, 1, 1))).lost == (
+        pytest.approx(1 / 5)
+    )
+    never = Counts(X, (0,) * 7, (4, 4, 4, 4, 4, 4, 3))  # the last size is the end of the grid
+    assert evidence(never).lost == pytest.approx(1 / 4)
+    always = Counts(X, (4, 4, 4, 4, 4, 4, 4), (4,) * 7)
+    assert evidence(always).lost == 0.0
 
 
 def test_what_lies_beyond_is_counted_in_octaves_of_sizes_where_most_collapse():
@@ -113,7 +136,8 @@ def test_no_answer_strays_far_from_the_middle_or_the_nominal_level(seeds, width,
     at = known(seeds, width, stray, beyond)
     assert 0.2 < tolerance_place(at) < 0.82
     for kind in KINDS:
-        low, high = tail_shares(0.95, interval_scale(kind, at))
+        scale = interval_scale(kind, at)
+        low, high = tail_shares(0.95, scale, scale)
         assert low < tolerance_place(at) < high and 0.01 < low < 0.07
         for slide in (False, True):
             for mixed in (0, 1, 2, 5):
@@ -133,13 +157,12 @@ def test_the_shift_of_a_cliff_with_a_large_tolerance_is_answered_more_as_a_colla
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_a_fall_without_a_collapse_is_answered_by_narrower_intervals(seeds):
-    at = known(seeds)
-    slides = interval_scale("tolerance", at, slides=True)
-    seen = [known(seeds, mixed=mixed) for mixed in (0, 1, 2)]
-    assert slides < max(interval_scale("tolerance", one) for one in seen)
-    for one in seen:  # how wide a collapse may be does not matter
-        assert interval_scale("tolerance", one, slides=True) == slides
-    assert interval_scale("collapse", at, slides=True) == interval_scale("collapse", at)
+    below, above = sliding_scales(known(seeds))
+    least = min(interval_scale("tolerance", known(seeds, mixed=mixed)) for mixed in (0, 1, 2))
+    assert below < least < above  # above, Student's t says where the means cross
+    for one in (known(seeds, mixed=2), known(seeds, width=0.5), known(seeds, stray=True)):
+        assert sliding_scales(one) == (below, above)  # how wide a collapse may be is no matter
+    assert sliding_scales(known(2)) == sliding_scales(known(3))
     for kind in KINDS:
         widest = max(shift_scale(kind, seeds, 0.02, mixed) for mixed in (0, 1, 2))
         assert shift_scale(kind, seeds, 0.02, 0, slide=True) < widest
@@ -164,6 +187,21 @@ def test_the_tolerance_cliff_is_least_known_where_one_size_shows_both_kinds_of_t
     assert interval_scale("tolerance", at) == interval_scale("tolerance", known(5, mixed=4))
 
 
+def test_lost_trials_and_an_end_that_is_not_seen_narrow_the_tolerance_cliffs_shift():
+    """Both make the draws wider than the answers' errors: 98 to 100% were covered."""
+    full = shift_scale("tolerance", 3, 0.02, 1)
+    assert shift_scale("tolerance", 3, 0.02, 1, lost=0.1) == pytest.approx(full - 0.05)
+    few, many = (shift_scale("tolerance", 3, 0.02, 1, lost=lost) for lost in (0.25, 0.8))
+    assert few == many == pytest.approx(full - 0.125)
+    assert shift_scale("tolerance", 3, 0.02, 1, unseen=True) == pytest.approx(full - 0.1)
+    step = shift_scale("tolerance", 3, 0.02, 0)
+    assert shift_scale("tolerance", 3, 0.02, 0, unseen=True) == step
+    for more in ({"lost": 0.2}, {"unseen": True}):
+        assert shift_scale("collapse", 3, 0.02, 1, **more) == shift_scale(
+            "collapse", 3, 0.02, 1
+        )
+
+
 def test_two_seeds_need_wider_intervals_of_a_collapse_than_three():
     """With the constants of three and more, 7.8% of unpaired equal arms were told apart."""
     two, three, ten = (shift_scale("collapse", seeds, 0.02, 2) for seeds in (2, 3, 10))
@@ -180,7 +218,7 @@ def test_the_shift_of_a_collapse_is_narrower_where_one_size_is_mixed(seeds):
     """Of two arms together. None may be a step, of which the bracket is all that is known;
     the tolerance cliff's shift knows no such thing."""
     none, one, two, many = (shift_scale("collapse", seeds, 0.02, k) for k in (0, 1, 2, 7))
-    assert one < 0.93 < 0.97 < min(none, two, many)
+    assert one < 0.93 <= none and min(two, many) > 0.97
     assert shift_scale("collapse", seeds, 0.02, 3) == many
     assert shift_scale("tolerance", seeds, 0.02, 2) == shift_scale("tolerance", seeds, 0.02, 7)
 
@@ -194,9 +232,9 @@ def test_shifts_change_without_jumps_between_the_seeds_that_were_fitted(kind, mi
 
 
 def test_an_arm_that_is_drawn_with_the_reference_is_answered_more_narrowly_at_three_seeds():
-    for mixed, slides in ((1, False), (2, False), (0, True)):
+    for mixed in (1, 2):
         at = known(3, mixed=mixed)
-        alone, joint = (interval_scale("tolerance", at, slides, j) for j in (False, True))
+        alone, joint = (interval_scale("tolerance", at, both) for both in (False, True))
         assert joint == pytest.approx(0.94 * alone)
     assert interval_scale("tolerance", known(3), joint=True) == interval_scale(
         "tolerance", known(3)

@@ -81,9 +81,9 @@ def test_the_interval_goes_by_the_mixed_sizes_of_both_arms(first, second, mixed,
 
     seen = []
 
-    def scale(kind, seeds, cost, mixed, slide):
+    def scale(kind, seeds, cost, mixed, *more):
         seen.append(mixed)
-        return shift_scale(kind, seeds, cost, mixed, slide)
+        return shift_scale(kind, seeds, cost, mixed, *more)
 
     monkeypatch.setattr(compare, "shift_scale", scale)
     reference = make_reference(make_test_curve(cells(first)), 0.1)

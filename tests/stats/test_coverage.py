@@ -47,7 +47,7 @@ def test_a_shift_of_an_octave_is_found_with_three_seeds_in_a_good_part_of_the_st
 
 
 def test_intervals_of_a_wrong_scale_are_caught(monkeypatch):
-    monkeypatch.setattr(cliff, "interval_scale", lambda *known: 0.4)
+    monkeypatch.setattr(cliff, "interval_scale", lambda *known, **how: 0.4)
     row = bench.run_setting(SETTINGS["bimodal"], 3, STUDIES, base_seed=7)
     assert row["tolerance_coverage"] < least(0.95)
     assert row["collapse_coverage"] < least(0.95)

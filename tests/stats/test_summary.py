@@ -165,6 +165,16 @@ def test_a_reference_that_rises_with_batch_size_is_told():
     assert summarize(*make_study(flat), reference_arm="none").notes == ()
 
 
+def test_a_reference_without_a_plateau_is_told():
+    """Simulated, 95% intervals of its tolerance cliff hold 78 to 90% of the truths."""
+    falls = {"none": {32: [0.9, 0.9, 0.1], 64: [0.9, 0.1, 0.1], 128: [0.1, 0.1, 0.1]}}
+    (note,) = summarize(*make_study(falls), reference_arm="none").notes
+    assert "no plateau: 1 of 3 trials collapse at its smallest batch size 32 already" in note
+    stray = {"none": {32: [0.9, 0.9, 0.1], 64: [0.9, 0.9, 0.9], 128: [0.1, 0.1, 0.1]}}
+    told = summarize(*make_study(stray), reference_arm="none").notes
+    assert not any("no plateau" in note for note in told)
+
+
 def test_intervals_of_accuracies_stay_inside_of_what_is_possible():
     table = {
         "none": {32: [0.99, 0.97], 64: [0.2, 0.9]},

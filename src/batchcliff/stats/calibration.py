@@ -44,19 +44,22 @@ JOINT = 0.94  # times, at three seeds, for an arm that is drawn with the referen
 # c of a shift by seeds: where none, one, two (and more) sizes show both kinds, in both arms.
 SHIFT: dict[str, dict[int, tuple[float, ...]]] = {
     "tolerance": {
-        3: (0.69, 0.83, 0.69),
+        3: (0.68, 0.81, 0.69),
         5: (0.80, 0.75, 0.82),
         10: (0.88, 0.73, 0.92),
         20: (0.90, 0.76, 0.95),
     },
     "collapse": {
-        3: (1.12, 0.91, 1.10, 1.06),
-        5: (1.10, 0.90, 1.16, 1.17),
+        3: (0.93, 0.91, 1.10, 1.06),
+        5: (1.05, 0.90, 1.12, 1.17),
         10: (1.07, 0.88, 0.98, 1.09),
         20: (1.05, 0.90, 0.98, 1.06),
     },
 }
 LARGE_COST = 0.1  # more of a tolerance cliff's, as the cost grows
+# Over n, less of a tolerance cliff's shift: times the share of trials that is lost, of which no
+# more was simulated than `MOST_LOST`; where an arm does not show how its collapse ends.
+LOST, MOST_LOST, UNSEEN = 1.5, 0.25, 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +69,9 @@ class Evidence:
     width: octaves, an unbiased estimate of the logistic's width from the sizes beyond the
     last one at which all stand; 0 where none shows both. stray: whether a trial collapsed
     before that. beyond: octaves of the grid at which most trials collapse. seeds: most
-    trials at a size. mixed: sizes beyond that last one with both kinds of trials.
+    trials at a size. mixed: sizes beyond that last one with both kinds of trials. lost: share
+    of `seeds` without a trial, on average from that last size to the first at which most
+    collapse; what a search left out farther off is no matter.
     """
 
     seeds: int
@@ -74,6 +79,7 @@ class Evidence:
     stray: bool
     beyond: float
     mixed: int
+    lost: float = 0.0
 
 
 @lru_cache(maxsize=4096)
@@ -90,12 +96,15 @@ def evidence(counts: Counts) -> Evidence:
     first = int(all_stand[-1]) + 1 if all_stand.size else 0
     steps = np.gradient(np.array(counts.log2_sizes)) if sizes > 1 else np.ones(sizes)
     spread = f * (n - f) / np.maximum(n * (n - 1), 1) * steps
+    most = np.flatnonzero((2 * f > n) & (np.arange(sizes) >= first))
+    around = n[max(first - 1, 0) : int(most[0]) + 1 if most.size else sizes]
     return Evidence(
         seeds=int(n.max()),
         width=float(spread[first:].sum()),
         stray=bool(f[:first].any()),
         beyond=float(steps[2 * f > n].sum()),
         mixed=int(np.count_nonzero((f > 0) & (f < n) & (np.arange(sizes) >= first))),
+        lost=float(1 - around.mean() / n.max()),
     )
 
 
@@ -113,37 +122,52 @@ def tolerance_place(known: Evidence) -> float:
     return float(special.ndtr(min(b, HIGHEST)))
 
 
-def interval_scale(
-    kind: str, known: Evidence, slides: bool = False, joint: bool = False
-) -> float:
-    """c of an arm's own cliff: below 1 where the draws are wider than they need be.
-
-    `slides`: the accuracy falls without a collapse (`cliff.slides`), so that how wide a
-    collapse may be does not matter. `joint`: the arm is drawn with the reference arm.
-    """
+def interval_scale(kind: str, known: Evidence, joint: bool = False) -> float:
+    """c of an arm's own cliff: below 1 where the draws are wider than they need be. `joint`:
+    the arm is drawn with the reference arm."""
     n = max(known.seeds, FEWEST)
     if kind == "tolerance":
-        scale = 0.97 - 0.5 / n if slides else _by_seeds(TOLERANCE, n, known.mixed)
-        if joint and (slides or known.mixed):
+        scale = _by_seeds(TOLERANCE, n, known.mixed)
+        if joint and known.mixed:
             scale *= float(np.interp(-1 / n, (-1 / 3, -1 / 5), (JOINT, 1.0)))
-        return scale if slides else scale + STRAY * known.stray
+        return scale + STRAY * known.stray
     if known.width > 0:
         return 1.0 + 0.36 / known.seeds
     return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
 
 
-def shift_scale(kind: str, seeds: int, cost: float, mixed: int, slide: bool = False) -> float:
-    """c of the shift of a cliff; `seeds` of the arm that has fewer. `cost`: the share of
-    trials whose collapse costs the tolerance, delta / (plateau - chance); a tolerance cliff
-    with a large one is as well known as a collapse cliff, and so is its shift. `mixed`: sizes
-    with both kinds of trials, of the two arms together (`Evidence.mixed`). `slide`: both arms
-    fall without a collapse (`cliff.slides`)."""
+def sliding_scales(known: Evidence) -> tuple[float, float]:
+    """c below and above the tolerance cliff of an arm that falls without a collapse
+    (`cliff.slides`). Where its means cross the tolerance Student's t says; that trials may
+    yet collapse at smaller sizes widens the draws downwards only, and hardly matters here."""
+    n = max(known.seeds, FEWEST)
+    return 1.0 - 1.5 / n, 1.04 - 0.4 / n
+
+
+def shift_scale(
+    kind: str,
+    seeds: int,
+    cost: float,
+    mixed: int,
+    slide: bool = False,
+    lost: float = 0.0,
+    unseen: bool = False,
+) -> float:
+    """c of the shift of a cliff; `seeds` of the arm that has fewer.
+
+    cost: the share of trials whose collapse costs the tolerance, delta / (plateau - chance);
+    a tolerance cliff with a large one is as well known as a collapse cliff, and so is its
+    shift. mixed, of the two arms together, and lost, their mean: see `Evidence`. slide: both
+    arms fall without a collapse (`cliff.slides`). unseen: at no size do most trials of one of
+    them collapse.
+    """
     n = max(seeds, FEWEST)
     if slide:
-        return 1.06 - 0.5 / n if kind == "collapse" else 1.03 - 1.38 / n
+        return 0.92 - 0.15 / n if kind == "collapse" else 1.03 - 1.38 / n
     if kind == "tolerance":
         dear = 1 - min(1.0, SMALL_COST / cost)
-        return _by_seeds(SHIFT[kind], n, mixed) + LARGE_COST * dear
+        less = LOST * min(lost, MOST_LOST) + UNSEEN * (unseen and mixed > 0)
+        return _by_seeds(SHIFT[kind], n, mixed) + LARGE_COST * dear - less / n
     return TWO_SEEDS["shift"] if seeds < FEWEST else _by_seeds(SHIFT[kind], n, mixed)
 
 
@@ -155,10 +179,11 @@ def _by_seeds(table: Mapping[int, tuple[float, ...]], n: int, mixed: int) -> flo
     )
 
 
-def tail_shares(level: float, scale: float) -> tuple[float, float]:
-    """The shares of draws below the two ends of the interval of `level`."""
-    low = float(special.ndtr(scale * special.ndtri((1 - level) / 2)))
-    return low, 1 - low
+def tail_shares(level: float, below: float, above: float) -> tuple[float, float]:
+    """The shares of draws below the two ends of the interval of `level`, from c on its two
+    sides."""
+    z = special.ndtri((1 - level) / 2)
+    return float(special.ndtr(below * z)), 1 - float(special.ndtr(above * z))
 
 
 def two_sided(tail: float, scale: float) -> float:

@@ -19,6 +19,7 @@ from batchcliff.stats.calibration import (
     Evidence,
     evidence,
     interval_scale,
+    sliding_scales,
     tail_shares,
     tolerance_place,
 )
@@ -210,9 +211,9 @@ def tolerance_cliff(
         return _estimate(plain, plain, None, curve, reference.level, TOLERANCE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).tolerance
     known = arm_evidence(curve, reference)
-    joint = curve is not reference.curve
-    scale = interval_scale("tolerance", known, slides(curve, reference), joint)
-    ends = tail_shares(reference.level, scale)
+    scale = interval_scale("tolerance", known, joint=curve is not reference.curve)
+    scales = sliding_scales(known) if slides(curve, reference) else (scale, scale)
+    ends = tail_shares(reference.level, *scales)
     point = quantile(draws, tolerance_place(known))
     return _estimate(point, plain, _ends(draws, ends), curve, reference.level, TOLERANCE)
 
@@ -232,9 +233,8 @@ def collapse_cliff(
     if curve.seeds < 2:
         return _estimate(plain, plain, None, curve, reference.level, COLLAPSE)
     draws = (drawn or draw_cliffs(curve, reference)[0]).collapse
-    ends = tail_shares(
-        reference.level, interval_scale("collapse", arm_evidence(curve, reference))
-    )
+    scale = interval_scale("collapse", arm_evidence(curve, reference))
+    ends = tail_shares(reference.level, scale, scale)
     point = quantile(draws, 0.5)
     return _estimate(point, plain, _ends(draws, ends), curve, reference.level, COLLAPSE)
 

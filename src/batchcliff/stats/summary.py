@@ -160,7 +160,7 @@ def summarize_cells(
     told += [reference.problem] if reference.problem else _rising(reference)
     noted, reference = settled(list(curves.values()), reference)
     curves = dict(zip(curves, noted, strict=True))
-    told += _lingering(curves.values())
+    told += _lingering(curves.values()) + _no_plateau(reference)
     others = [arm for arm in arms if arm != reference_arm]
     drawn = {arm: _drawn(curves[arm], reference) for arm in arms}
     shifts = adjust(
@@ -193,6 +193,25 @@ def _rising(reference: Reference) -> list[str]:
         f"{curve.arm!r} is better at {curve.batch_sizes[best]} ({curve.means[best]:.1%}) than "
         f"on its plateau ({plateau:.1%}, over its smaller batch sizes): cliffs are falls from "
         "the plateau, and say little here"
+    )
+    return [note]
+
+
+def _no_plateau(reference: Reference) -> list[str]:
+    """A sentence if the reference arm collapses from its smallest batch size on. In
+    simulations its tolerance cliff's interval is then right less often than it says (docs/
+    statistics.md, "Where they cover too seldom")."""
+    curve, floor = reference.curve, reference.floor
+    if curve is None or floor is None or reference.problem:
+        return []
+    failing = [len(curve.failing(k, floor)) for k in range(len(curve.values))]
+    if not all(failing):  # all stand at some size: what collapses before it is stray
+        return []
+    note = (
+        f"the reference arm {curve.arm!r} has no plateau: {failing[0]} of "
+        f"{len(curve.values[0])} trials collapse at its smallest batch size "
+        f"{curve.batch_sizes[0]} already, and some at every other; measure smaller ones: "
+        "tolerance cliffs and their intervals are not to be relied on"
     )
     return [note]
 
