@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchcliff.canonical import canonical_json, digest, from_plain, parse_json, to_plain
+from batchcliff.errors import UsageError
 from batchcliff.record import Curves, Ledger, Outcome, Provenance, TrialRecord
 from batchcliff.spec import Decay, Settings, TrialSpec
 
@@ -119,6 +120,15 @@ def test_a_float_stays_itself(value: float) -> None:
 def test_what_spells_no_float_is_malformed(spelled: str) -> None:
     with pytest.raises(ValueError, match="float"):
         parse_json(f'{{"a":{{"$float":{spelled}}}}}')
+
+
+@pytest.mark.parametrize("value", ["nan", "1.5", "", "many", None, 1, [], {}])
+@pytest.mark.parametrize("beside", [0.5, math.nan])
+def test_what_would_be_read_as_a_float_is_not_written(value: Any, beside: float) -> None:
+    with pytest.raises(UsageError, match=r"^\{'\$float': .*give the mapping another key"):
+        canonical_json({"b": beside, "a": [{"$float": value}]})
+    more = {"a": {"$float": value, "c": beside}, "b": '{"$float":"nan"}'}
+    assert repr(parse_json(canonical_json(more))) == repr(json.loads(json.dumps(more)))
 
 
 @pytest.mark.parametrize("name", ["", "lea", "leaf_", "Count"])

@@ -21,6 +21,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from batchcliff.errors import UsageError
+
 T = TypeVar("T")
 
 ADDED: Mapping[str, bool] = types.MappingProxyType({"added": True})
@@ -67,6 +69,11 @@ def _spell_floats(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     if isinstance(value, dict):
+        if value.keys() == {"$float"}:
+            raise UsageError(
+                f"{value!r:.80}: would be read back as a number, for so is a float written "
+                "that is not finite; give the mapping another key"
+            )
         return {key: _spell_floats(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_spell_floats(item) for item in value]
@@ -82,12 +89,19 @@ def _read_floats(value: dict[str, Any]) -> Any:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte string for `value` (dataclasses allowed)."""
+    """The one byte string for `value` (dataclasses allowed).
+
+    Raises UsageError for a mapping whose only key is "$float": it would be read as a number.
+    """
     plain = to_plain(value)
     try:
-        return _dumps(plain).encode()
+        text = _dumps(plain)
     except ValueError:  # a float that is not finite: rare, so that none is looked for before
-        return _dumps(_spell_floats(plain)).encode()
+        text = _dumps(_spell_floats(plain))
+    else:
+        if '{"$float":' in text:  # as no string can hold it: its quotes would be escaped
+            _spell_floats(plain)
+    return text.encode()
 
 
 def _dumps(plain: Any) -> str:
