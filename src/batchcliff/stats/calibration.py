@@ -60,6 +60,8 @@ LARGE_COST = 0.1  # more of a tolerance cliff's, as the cost grows
 # Over n, less of a tolerance cliff's shift: times the share of trials that is lost, of which no
 # more was simulated than `MOST_LOST`; where an arm does not show how its collapse ends.
 LOST, MOST_LOST, UNSEEN = 1.5, 0.25, 0.3
+# Over n, less of a collapse where the grid ends with it: most collapse in `LAST` octave alone.
+ENDING, LAST = {"cliff": 0.25, "shift": 0.4}, 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +119,8 @@ def tolerance_place(known: Evidence) -> float:
     """
     n = min(max(known.seeds, FEWEST), MOST)
     missing = max(ROOM - known.beyond, 0.0) if known.beyond else NO_COLLAPSE
-    b = 2.4 / n - 0.4 + (0.5 - 6.5 / n) * min(known.width, WIDEST)
-    b += (0.7 - 1.2 / n) * known.stray + (0.1 + 0.3 / n) * missing
+    b = 2.28 / n - 0.4 + (0.5 - 6.5 / n) * min(known.width, WIDEST)
+    b += (0.7 - 1.1 / n) * known.stray + (0.1 + 0.3 / n) * missing
     return float(special.ndtr(min(b, HIGHEST)))
 
 
@@ -131,9 +133,10 @@ def interval_scale(kind: str, known: Evidence, joint: bool = False) -> float:
         if joint and known.mixed:
             scale *= float(np.interp(-1 / n, (-1 / 3, -1 / 5), (JOINT, 1.0)))
         return scale + STRAY * known.stray
+    less = ENDING["cliff"] / n if 0 < known.beyond <= LAST else 0.0
     if known.width > 0:
-        return 1.0 + 0.36 / known.seeds
-    return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2
+        return 1.0 + 0.36 / known.seeds - less
+    return TWO_SEEDS["cliff"] if known.seeds < FEWEST else 1.0 - 0.2 / n - 0.65 / n**2 - less
 
 
 def sliding_scales(known: Evidence) -> tuple[float, float]:
@@ -151,24 +154,25 @@ def shift_scale(
     mixed: int,
     slide: bool = False,
     lost: float = 0.0,
-    unseen: bool = False,
+    beyond: float = ROOM,
 ) -> float:
     """c of the shift of a cliff; `seeds` of the arm that has fewer.
 
     cost: the share of trials whose collapse costs the tolerance, delta / (plateau - chance);
     a tolerance cliff with a large one is as well known as a collapse cliff, and so is its
     shift. mixed, of the two arms together, and lost, their mean: see `Evidence`. slide: both
-    arms fall without a collapse (`cliff.slides`). unseen: at no size do most trials of one of
-    them collapse.
+    arms fall without a collapse (`cliff.slides`). beyond: the smaller of the arms'.
     """
     n = max(seeds, FEWEST)
     if slide:
         return 0.92 - 0.15 / n if kind == "collapse" else 1.03 - 1.38 / n
     if kind == "tolerance":
         dear = 1 - min(1.0, SMALL_COST / cost)
-        less = LOST * min(lost, MOST_LOST) + UNSEEN * (unseen and mixed > 0)
+        less = LOST * min(lost, MOST_LOST) + UNSEEN * (not beyond and mixed > 0)
         return _by_seeds(SHIFT[kind], n, mixed) + LARGE_COST * dear - less / n
-    return TWO_SEEDS["shift"] if seeds < FEWEST else _by_seeds(SHIFT[kind], n, mixed)
+    if seeds < FEWEST:
+        return TWO_SEEDS["shift"]
+    return _by_seeds(SHIFT[kind], n, mixed) - ENDING["shift"] / n * (beyond <= LAST)
 
 
 def _by_seeds(table: Mapping[int, tuple[float, ...]], n: int, mixed: int) -> float:

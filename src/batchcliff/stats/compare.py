@@ -110,8 +110,8 @@ def shift(
     slide = slides(arm, reference) and slides(base, reference)
     known = [arm_evidence(curve, reference) for curve in (arm, base)]
     mixed, lost = sum(one.mixed for one in known), sum(one.lost for one in known) / 2
-    unseen = not all(one.beyond for one in known)
-    scale = shift_scale(kind, seeds, cost, mixed, slide, lost, unseen)
+    beyond = min(one.beyond for one in known)
+    scale = shift_scale(kind, seeds, cost, mixed, slide, lost, beyond)
     at = tail_shares(level, scale, scale)
     ends = quantile(low_D, at[0]), quantile(high_D, at[1])
     point = _factor((quantile(arm_D, 0.5), quantile(base_D, 0.5)), drawn)
