@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import bench_coverage as bench
 import numpy as np
 import pytest
+import simulated_studies as simulated
 from builders import make_ledger, make_record, make_spec, make_study
 
 from batchcliff.record import Outcome, Provenance
@@ -18,7 +18,7 @@ from batchcliff.stats.summary import summarize_cells
 
 STUDIES = 120
 LEVEL = 0.95
-SETTINGS = {setting.name: setting for setting in bench.SETTINGS}
+SETTINGS = {setting.name: setting for setting in simulated.SETTINGS}
 
 
 def study_spec(arms, **changes):
@@ -64,7 +64,7 @@ def by_interval(cells, arms):
 def by_mean(cells, arms):
     """The negative control: the largest batch size whose mean is within the tolerance."""
     advice = one_advice(cells, arms)
-    summary = summarize_cells(cells, "arm0", bench.DELTA, LEVEL, chance=bench.CHANCE)
+    summary = summarize_cells(cells, "arm0", simulated.DELTA, LEVEL, chance=simulated.CHANCE)
     fine = [
         (c.cell.batch_size, c.cell.arm)
         for arm in summary.arms
@@ -79,7 +79,7 @@ def by_mean(cells, arms):
 def one_advice(cells, arms):
     level = level_for_all(LEVEL, arms)
     summary, strict = (
-        summarize_cells(cells, "arm0", bench.DELTA, at, chance=bench.CHANCE)
+        summarize_cells(cells, "arm0", simulated.DELTA, at, chance=simulated.CHANCE)
         for at in (LEVEL, level)
     )
     return advise_summary(summary, summary if level == LEVEL else strict, name="s")
@@ -88,12 +88,12 @@ def one_advice(cells, arms):
 def just_below(setting, size):
     """The midpoint with which the true cliff lies just below a batch size of the grid: the
     case in which an error is easiest."""
-    k = bench.SIZES.index(size)
+    k = simulated.SIZES.index(size)
     low, high = 5.0, 11.0
     for _ in range(60):
         middle = (low + high) / 2
-        mean = bench.population(setting, middle, setting.width).mean
-        low, high = (low, middle) if mean[k] > mean[0] - bench.DELTA else (middle, high)
+        mean = simulated.population(setting, middle, setting.width).mean
+        low, high = (low, middle) if mean[k] > mean[0] - simulated.DELTA else (middle, high)
     return low - 0.01
 
 
@@ -102,11 +102,11 @@ def too_large(choose, setting, seeds, arms, studies=STUDIES):
     rng, wrong = np.random.default_rng(11), 0
     midpoint = just_below(setting, 128)
     for _ in range(studies):
-        populations = [bench.population(setting, midpoint, setting.width)] * arms
-        curves = bench.draw_study(setting, populations, seeds, rng)
+        populations = [simulated.population(setting, midpoint, setting.width)] * arms
+        curves = simulated.draw_study(setting, populations, seeds, rng)
         cells = [c for i, curve in enumerate(curves) for c in cells_of_curve(f"arm{i}", curve)]
         mean = populations[0].mean
-        cliff = bench.true_tolerance(mean, mean[0] - bench.DELTA)
+        cliff = simulated.true_tolerance(mean, mean[0] - simulated.DELTA)
         best = choose(cells, arms)
         wrong += best is not None and math.log2(best.batch_size) > cliff
     return wrong / studies
@@ -132,8 +132,8 @@ def test_advice_from_the_mean_curve_alone_is_caught(name):
 def test_the_simulated_cliff_is_where_it_should_be():
     for name in ("gradual", "bimodal"):
         setting = SETTINGS[name]
-        mean = bench.population(setting, just_below(setting, 128), setting.width).mean
-        cliff = bench.true_tolerance(mean, mean[0] - bench.DELTA)
+        mean = simulated.population(setting, just_below(setting, 128), setting.width).mean
+        cliff = simulated.true_tolerance(mean, mean[0] - simulated.DELTA)
         assert 6.9 < cliff < 7
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench_coverage import CHANCE, DELTA, PLATEAU
 from scipy.optimize import linprog
 from scipy.stats import binom
+from simulated_studies import CHANCE, DELTA, PLATEAU
 
 from batchcliff.stats.envelope import crossing
 

@@ -11,12 +11,13 @@ import math
 import bench_coverage as bench
 import numpy as np
 import pytest
+import simulated_studies as simulated
 
 from batchcliff.stats import cliff
 from batchcliff.stats.envelope import crossing, monotone_envelope, plateau
 
 STUDIES = 60
-SETTINGS = {setting.name: setting for setting in bench.SETTINGS}
+SETTINGS = {setting.name: setting for setting in simulated.SETTINGS}
 
 
 def least(share):
@@ -61,8 +62,8 @@ def test_control_where_what_lingers_counts_as_standing_the_cliffs_are_missed(mon
 
 def test_simulated_trials_that_linger_come_as_often_as_the_population_says():
     setting, rng = SETTINGS["bimodal-lingering"], np.random.default_rng(0)
-    arm = bench.population(setting, 8.3, setting.width)
-    (curve,) = bench.draw_study(setting, [arm], 4000, rng)
+    arm = simulated.population(setting, 8.3, setting.width)
+    (curve,) = simulated.draw_study(setting, [arm], 4000, rng)
     above = [np.mean([v > 0.54 for v in values.values()]) for values in curve.values]
     expected = 1 - arm.fail * (1 - setting.lingering)
     assert above == pytest.approx(expected, abs=0.05)  # a few of them end below 0.54
@@ -93,31 +94,31 @@ def test_the_check_can_fail():
     covered = 0
     for _ in range(STUDIES):
         midpoint = setting.midpoint + rng.random()
-        base = bench.population(setting, midpoint, setting.width)
-        threshold = base.mean[0] - bench.DELTA
-        (curve,) = bench.draw_study(setting, [base], 3, rng)
+        base = simulated.population(setting, midpoint, setting.width)
+        threshold = base.mean[0] - simulated.DELTA
+        (curve,) = simulated.draw_study(setting, [base], 3, rng)
         values = np.array([list(cell.values()) for cell in curve.values])
         resampled = values[:, rng.integers(0, 3, (200, 3))].mean(axis=2).T
         falling = monotone_envelope(resampled)
-        levels = plateau(resampled) - bench.DELTA
+        levels = plateau(resampled) - simulated.DELTA
         cliffs = crossing(falling, levels, curve.log2_sizes)
         low, high = np.quantile(np.clip(cliffs, 4, 12), [0.025, 0.975])
-        covered += low <= bench.true_tolerance(base.mean, threshold) <= high
+        covered += low <= simulated.true_tolerance(base.mean, threshold) <= high
     assert covered / STUDIES < least(0.95)
 
 
 def test_the_simulated_truth_is_the_crossing_of_the_population():
     mean = np.array([0.98, 0.98, 0.97, 0.69, 0.2, 0.1, 0.1])
-    assert bench.true_tolerance(mean, 0.96) == pytest.approx(7 + 1 / 28)
-    assert bench.true_tolerance(mean, 0.05) == math.inf
-    assert bench.true_tolerance(mean, 0.99) == -math.inf
+    assert simulated.true_tolerance(mean, 0.96) == pytest.approx(7 + 1 / 28)
+    assert simulated.true_tolerance(mean, 0.05) == math.inf
+    assert simulated.true_tolerance(mean, 0.99) == -math.inf
 
 
 def test_simulated_failures_come_as_often_as_the_population_says():
     setting, rng = SETTINGS["bimodal"], np.random.default_rng(0)
-    arm = bench.population(setting, 8.3, setting.width)
-    (curve,) = bench.draw_study(setting, [arm], 4000, rng)
-    failing = np.array([len(curve.failing(k, 0.54)) for k in range(len(bench.SIZES))]) / 4000
+    arm = simulated.population(setting, 8.3, setting.width)
+    (curve,) = simulated.draw_study(setting, [arm], 4000, rng)
+    failing = np.array([len(curve.failing(k, 0.54)) for k in range(len(curve.values))]) / 4000
     assert failing == pytest.approx(arm.fail, abs=4 * math.sqrt(0.25 / 4000))
     assert curve.means == pytest.approx(arm.mean, abs=0.03)
 
@@ -125,7 +126,7 @@ def test_simulated_failures_come_as_often_as_the_population_says():
 def test_a_shift_that_is_no_whole_step_is_drawn_anew_for_each_study(monkeypatch):
     """Where arms differ by whole steps of the grid they lie alike between two sizes of it."""
     shifts = []
-    real = bench.population
+    real = simulated.population
 
     def seen(setting, midpoint, width):
         shifts.append(midpoint)
